@@ -1,0 +1,182 @@
+"""Every error that policyd raises on purpose, in one tree.
+
+    PolicydError
+    ├── RequestError           the caller sent something unusable                      400, exit 2
+    │   ├── UnknownName        a tenant, model, class, place … that does not exist     422, exit 2
+    │   ├── Loosens            the request asks for less protection than its floor     403, exit 1
+    │   └── Forbidden          the identity may not act in that scope                  403, exit 1
+    ├── NotFound               no such decision, pool, revision                        404, exit 1
+    ├── ConfigError            settings that do not load                               500, exit 2
+    ├── RevisionError          a policy or fleet tree that may not go live             422, exit 3
+    │   ├── FleetInvalid
+    │   └── PolicyInvalid
+    ├── EngineError            a cold evaluation that brought no verdict               503, exit 1
+    │   ├── EngineTimeout
+    │   ├── EngineCrashed
+    │   └── EngineUnavailable
+    ├── Overloaded             a limit on work in progress is reached                  503, exit 1
+    └── AuditError             the log cannot take or give a record                    503, exit 1
+        └── AuditLocked        another process writes this data directory              409, exit 1
+
+Rules: a deny is a result and never one of these; an error is never an allow; each class has a stable dotted ``code``
+(its page is ``docs/errors/<code>.md``), an HTTP status, a CLI exit code and a remedy that tells a person what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong in a file or a request, with the place where a person can mend it.
+
+    ``where`` is ``path:line`` for files and a dotted field path for requests; it may be empty.
+    """
+
+    where: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.message}" if self.where else self.message
+
+
+class PolicydError(Exception):
+    """Root of the tree. ``detail`` is a sentence for a person; ``findings`` lists single faults."""
+
+    code: ClassVar[str] = "internal"
+    http_status: ClassVar[int] = 500
+    exit_code: ClassVar[int] = 1
+    title: ClassVar[str] = "policyd failed"
+    remedy: ClassVar[str] = "report this with the request id; nothing was allowed"
+
+    def __init__(self, detail: str, *, findings: Sequence[Finding] = (), remedy: str | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.findings = tuple(findings)
+        self.remedy_text = remedy or self.remedy
+
+
+class RequestError(PolicydError):
+    code = "request.invalid"
+    http_status = 400
+    exit_code = 2
+    title = "The request cannot be read"
+    remedy = "correct the named fields and send it again"
+
+
+class UnknownName(RequestError):
+    code = "request.unknown_name"
+    http_status = 422
+    title = "The request names something that does not exist"
+    remedy = "use one of the names that the fleet declares"
+
+
+class Loosens(RequestError):
+    code = "workload.loosens"
+    http_status = 403
+    exit_code = 1
+    title = "The request asks for less protection than its floor"
+    remedy = "drop the loosening value, or have the floor changed in the fleet files"
+
+
+class Forbidden(RequestError):
+    code = "identity.forbidden"
+    http_status = 403
+    exit_code = 1
+    title = "The identity may not act in this scope"
+    remedy = "act in a tenant, project and environment that the identity is permitted in"
+
+
+class NotFound(PolicydError):
+    code = "not_found"
+    http_status = 404
+    title = "There is no such thing"
+    remedy = "check the identifier; list what exists first"
+
+
+class ConfigError(PolicydError):
+    code = "config.invalid"
+    http_status = 500
+    exit_code = 2
+    title = "The configuration does not load"
+    remedy = "correct the named settings; `policyd config schema` lists them all"
+
+
+class RevisionError(PolicydError):
+    code = "revision.invalid"
+    http_status = 422
+    exit_code = 3
+    title = "The revision may not go live"
+    remedy = "mend the findings; the last good revision keeps serving"
+
+
+class FleetInvalid(RevisionError):
+    code = "fleet.invalid"
+    title = "The fleet files do not hold together"
+    remedy = "mend the findings and run `policyd fleet check`"
+
+
+class PolicyInvalid(RevisionError):
+    code = "policy.invalid"
+    title = "The policies do not hold together"
+    remedy = "mend the findings and run `policyd policy check`"
+
+
+class EngineError(PolicydError):
+    code = "engine.failed"
+    http_status = 503
+    title = "The policies could not be evaluated"
+    remedy = "look at the audit entry for the package that failed; nothing was allowed"
+
+
+class EngineTimeout(EngineError):
+    code = "engine.timeout"
+    title = "The policies took longer than their deadline"
+    remedy = "simplify the named package, or raise engine.deadline_ms"
+
+
+class EngineCrashed(EngineError):
+    code = "engine.crashed"
+    title = "The policy engine died during an evaluation"
+    remedy = "check the named package with `policyd policy test`; the worker was replaced"
+
+
+class EngineUnavailable(EngineError):
+    code = "engine.unavailable"
+    title = "The policy engine cannot be reached or holds another revision"
+    remedy = "start the engine, or let policyd start it; see `policyd doctor`"
+
+
+class Overloaded(PolicydError):
+    code = "overload"
+    http_status = 503
+    title = "Too much work is in progress"
+    remedy = "try again later; the limits are settings"
+
+
+class AuditError(PolicydError):
+    code = "audit.unavailable"
+    http_status = 503
+    title = "The decision log cannot be written or read"
+    remedy = "free or mend the disk of the data directory, then restart; nothing was allowed"
+
+
+class AuditLocked(AuditError):
+    code = "audit.locked"
+    http_status = 409
+    title = "Another process writes this data directory"
+    remedy = "ask that process (--server), or use another --data-dir"
+
+
+def all_errors() -> tuple[type[PolicydError], ...]:
+    """Every class of the tree, for the documentation check and the OpenAPI document."""
+    found: list[type[PolicydError]] = []
+    queue: list[type[PolicydError]] = [PolicydError]
+    while queue:
+        current = queue.pop(0)
+        found.append(current)
+        queue.extend(current.__subclasses__())
+    return tuple(found)

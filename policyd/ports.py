@@ -1,0 +1,95 @@
+"""The seams between the core and the outside world. Adapters live elsewhere; ``policyd.bootstrap`` joins them.
+
+Rules: a port speaks the words of the core; it never answers "allowed"; its failures are ``policyd.errors`` classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any, Protocol
+
+from policyd.core.verdict import Answer, PolicySet, Question
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyTree:
+    """The bytes of one policy revision, before anything is compiled.
+
+    ``modules`` and ``data`` map a path relative to the tree (POSIX) to the file's text; ``*_test.rego`` files are not
+    in ``modules`` but in ``tests``. ``digest`` is ``sha256:…`` over paths and contents; ``commit`` the git commit
+    whose tree holds exactly these bytes, or None.
+    """
+
+    digest: str
+    commit: str | None
+    modules: Mapping[PurePosixPath, str]
+    tests: Mapping[PurePosixPath, str]
+    data: Mapping[PurePosixPath, str]
+    casbin_model: str
+    casbin_rows: str
+
+
+class Engine(Protocol):
+    """Evaluates Rego packages. One instance serves many compiled policy sets (old and new during a swap).
+
+    Contract (one suite runs it on every adapter):
+
+    - ``load`` compiles a tree aside, and makes it available under its digest; it raises ``PolicyInvalid`` with a
+      ``path:line`` finding for each fault, and ``EngineError`` when the engine itself fails. It never replaces what
+      another digest serves.
+    - ``evaluate`` answers every question of a batch, in order. A question that times out, crashes the engine, conflicts
+      or hits a built-in error gets an ``Answer`` with ``error`` set, and the other questions still get theirs. When
+      nothing can be evaluated at all (engine gone, wrong revision) it raises ``EngineError``.
+    - ``unload`` forgets a digest; unknown digests are ignored.
+    - ``close`` ends every process and connection that the adapter started.
+    """
+
+    @property
+    def name(self) -> str:
+        """Engine and version as recorded with decisions, for example ``regopy 1.5.2``."""
+
+    async def load(self, tree: PolicyTree) -> PolicySet: ...
+
+    async def evaluate(self, digest: str, questions: Sequence[Question], deadline_ms: int) -> list[Answer]: ...
+
+    async def unload(self, digest: str) -> None: ...
+
+    async def test(self, tree: PolicyTree) -> list[TestResult]:
+        """Run the ``test_*`` rules of the tree's ``*_test.rego`` files."""
+
+    async def health(self) -> None:
+        """Return when the engine can answer; raise ``EngineError`` otherwise."""
+
+    async def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class TestResult:
+    """One ``test_*`` rule: where it stands, whether it held, and the engine's word when it did not."""
+
+    __test__ = False
+
+    package: str
+    rule: str
+    location: str
+    passed: bool
+    detail: str = ""
+
+
+class Entitlements(Protocol):
+    """Who may do what: Casbin, RBAC with domains. Built aside and swapped whole with its policy set."""
+
+    @property
+    def digest(self) -> str: ...
+
+    def permits(self, subject: str, domain: str, obj: str, action: str) -> bool:
+        """True only when a row allows it and none denies it. Unknown names are False."""
+
+
+class FactSource(Protocol):
+    """What changes by the minute: headroom, queue, health, spot prices, spent budgets."""
+
+    def read(self) -> Mapping[str, Any]:
+        """The newest facts as plain JSON values; raises ``ConfigError`` when they cannot be read."""
