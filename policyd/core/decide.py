@@ -1,0 +1,235 @@
+"""Decide: from a workload, its sheet and the facts to a ranked and a refused list. No clock, no randomness, no I/O.
+
+Filter first (exact context length, health, headroom), then score what is left on five components of 0..1000 each:
+
+| component    | made of                                                                      | where                     |
+|--------------|------------------------------------------------------------------------------|---------------------------|
+| control      | tenancy, hardware, account, seats, certificates                              | ``core.control``, sheet   |
+| availability | steadiness (sheet, 0..500), headroom (0..300) and queue (0..200) from facts  | here                      |
+| price        | cheapest surviving cost / this pool's cost                                   | here                      |
+| latency      | slack of time to first token against the SLA class                           | sheet                     |
+| preference   | sum of the policies' ``prefer``                                              | sheet                     |
+
+The weights come from the SLA class; equal scores order by pool id. Same inputs give the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from policyd.core.cost import cost_json, cost_micro_usd, gpus_for
+from policyd.core.facts import Facts, PoolFacts
+from policyd.core.quantities import PPM
+from policyd.core.sheet import CORE, Row, Sheet
+from policyd.core.workload import Workload
+
+QUEUE_LIMIT_MS: Final = 5_000
+"""A queue of this length or more earns no queue points."""
+HEADROOM_REPLICAS: Final = 4
+"""Free room for this many times the workload earns all headroom points."""
+
+_UNKNOWN: Final = PoolFacts()
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A pool that survived, with its score in thousandths and what it was made of."""
+
+    row: Row
+    score_x1000: int
+    cost_micro_usd: int
+    price: int
+    availability: int
+    headroom: int
+    queue: int
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Outcome, all surviving pools best first, the dynamic refusals (the sheet has the others), and why it is a deny."""
+
+    outcome: str
+    denied_by: str | None
+    ranked: tuple[Scored, ...]
+    refused: tuple[tuple[Row, Mapping[str, Any]], ...]
+
+
+def decide(workload: Workload, sheet: Sheet, facts: Facts) -> Decision:
+    """Rank the sheet's eligible pools for this workload at this moment."""
+    tokens = workload.input_tokens + workload.max_output_tokens
+    known = facts.pools
+    fitting: list[tuple[Row, PoolFacts, int, int]] = []
+    refused: list[tuple[Row, Mapping[str, Any]]] = []
+    cheapest = 0
+    for row in sheet.rows:
+        state = known.get(row.pool, _UNKNOWN)
+        gpus = gpus_for(row.pricing, workload)
+        if (
+            tokens > row.max_context_tokens
+            or state.healthy is not True
+            or state.available_gpus is None
+            or state.queue_ms is None
+            or state.available_gpus < gpus
+        ):
+            refused.append((row, _refusal(row, state, tokens, gpus)))
+            continue
+        cost = cost_micro_usd(row.pricing, workload)
+        if state.price_ppm != PPM:
+            cost = -(-cost * state.price_ppm // PPM)
+        if not fitting or cost < cheapest:
+            cheapest = cost
+        fitting.append((row, state, gpus, cost))
+    ranked = _rank(fitting, cheapest, sheet.weights)
+    outcome = "allow" if ranked else "deny"
+    return Decision(outcome, None if ranked else denied_by(sheet, refused), ranked, tuple(refused))
+
+
+def _rank(
+    fitting: list[tuple[Row, PoolFacts, int, int]], cheapest: int, weights: Mapping[str, int]
+) -> tuple[Scored, ...]:
+    by_control, by_latency, by_preference = weights["control"], weights["latency"], weights["preference"]
+    by_availability, by_price = weights["availability"], weights["price"]
+    scored = []
+    for row, state, gpus, cost in fitting:
+        available, queue_ms = state.available_gpus or 0, state.queue_ms or 0
+        headroom = 300 if gpus == 0 else min(300, 300 * available // (gpus * HEADROOM_REPLICAS))
+        queue = 200 - 200 * min(queue_ms, QUEUE_LIMIT_MS) // QUEUE_LIMIT_MS
+        availability = row.steadiness + headroom + queue
+        price = 1000 if cost == 0 else 1000 * cheapest // cost
+        score = (
+            by_control * row.control
+            + by_availability * availability
+            + by_price * price
+            + by_latency * row.latency
+            + by_preference * row.preference
+        )
+        scored.append(Scored(row, score, cost, price, availability, headroom, queue))
+    scored.sort(key=_order)
+    return tuple(scored)
+
+
+def _order(scored: Scored) -> tuple[int, str]:
+    return -scored.score_x1000, scored.row.pool
+
+
+def _refusal(row: Row, state: PoolFacts, tokens: int, gpus: int) -> Mapping[str, Any]:
+    """The first exact check that failed, as a violation."""
+    if tokens > row.max_context_tokens:
+        return _violation(
+            "context_exceeded",
+            f"input and output together take {tokens} tokens; the pool serves {row.max_context_tokens}",
+            tokens,
+            row.max_context_tokens,
+            "shorten the input, lower max_output_tokens, or choose a pool with a longer context",
+        )
+    if state.healthy is None or state.available_gpus is None or state.queue_ms is None:
+        missing = [name for name in ("available_gpus", "healthy", "queue_ms") if getattr(state, name) is None]
+        return _violation(
+            "facts_unknown",
+            f"nobody reports {', '.join(missing)} of this pool",
+            "missing",
+            missing,
+            "connect a source of facts for this pool, or declare its capacity",
+        )
+    if not state.healthy:
+        return _violation("unhealthy", "the pool does not answer", False, True, "wait, or mend the pool")
+    return _violation(
+        "no_headroom",
+        f"{state.available_gpus} GPUs are free, {gpus} are needed",
+        state.available_gpus,
+        gpus,
+        "wait, ask for less, or add capacity",
+    )
+
+
+def _violation(rule: str, message: str, observed: Any, required: Any, remedy: str) -> Mapping[str, Any]:
+    return {
+        "policy": CORE,
+        "rule": rule,
+        "enforcement": "hard",
+        "location": f"docs/rules/core.md#{rule}",
+        "message": message,
+        "observed": observed,
+        "required": required,
+        "remedy": remedy,
+    }
+
+
+def denied_by(sheet: Sheet, refused: list[tuple[Row, Mapping[str, Any]]]) -> str:
+    """``capacity`` when a pool was eligible; ``budget`` when budget alone stood in the way of one; else ``eligibility``."""
+    if refused:
+        return "capacity"
+    for entry in sheet.refused:
+        if entry.violations and all(violation["policy"] == "budget" for violation in entry.violations):
+            return "budget"
+    return "eligibility"
+
+
+def ranked_json(scored: Scored, rank: int, workload: Workload, sheet: Sheet, facts: Facts) -> dict[str, Any]:
+    """One entry of the answer's ``ranked``, every component with its inputs."""
+    row, state, weights = scored.row, facts.pools[scored.row.pool], sheet.weights
+    headroom_inputs = {
+        "available_gpus": state.available_gpus,
+        "needed_gpus": gpus_for(row.pricing, workload),
+        "headroom_points": scored.headroom,
+        "queue_ms": state.queue_ms,
+        "queue_points": scored.queue,
+        "steadiness_points": row.steadiness,
+        **row.steadiness_inputs,
+    }
+    components = [
+        ("control", row.control, row.control_inputs),
+        ("availability", scored.availability, headroom_inputs),
+        ("price", scored.price, {"micro_usd": scored.cost_micro_usd}),
+        ("latency", row.latency, row.latency_inputs),
+        ("preference", row.preference, {}),
+    ]
+    return {
+        "pool": row.pool,
+        "rank": rank,
+        "score": scored.score_x1000 // 1000,
+        "components": [
+            {"name": name, "value": value, "weight": weights[name], "inputs": inputs}
+            for name, value, inputs in components
+        ],
+        "cost": cost_json(row.pricing, workload, scored.cost_micro_usd, state.price_ppm),
+        "model": row.model,
+        "backends": [],
+        "warnings": row.warnings,
+    }
+
+
+def obligations_json(ranked: tuple[Scored, ...], workload: Workload) -> list[dict[str, Any]]:
+    """What an enforcer must do, whichever returned pool it takes: the token cap, and what the policies oblige to.
+
+    An obligation that holds for some of the pools only names them in ``pools``.
+    """
+    obligations: list[dict[str, Any]] = []
+    if ranked and workload.scope == "request":
+        obligations.append({"name": "max_output_tokens", "value": workload.max_output_tokens})
+    holders: dict[bytes, list[str]] = {}
+    for scored in ranked:
+        for obligation in scored.row.obligations:
+            key = orjson.dumps(obligation, option=orjson.OPT_SORT_KEYS)
+            holders.setdefault(key, []).append(scored.row.pool)
+    for key, pools in sorted(holders.items()):
+        obligation = orjson.loads(key)
+        obligations.append(obligation if len(pools) == len(ranked) else {**obligation, "pools": pools})
+    return obligations
+
+
+def rejected_fragments(decision: Decision, sheet: Sheet) -> list[orjson.Fragment | dict[str, Any]]:
+    """The answer's ``rejected``: what the tenant may see of the sheet's refusals and of this moment's, by pool id."""
+    if not any(not row.hidden for row, _ in decision.refused):
+        return [fragment for _, fragment in sheet.shown_refused]
+    entries: list[tuple[str, Any]] = list(sheet.shown_refused)
+    entries += [
+        (row.pool, {"pool": row.pool, "violations": [violation]})
+        for row, violation in decision.refused
+        if not row.hidden
+    ]
+    return [entry for _, entry in sorted(entries, key=lambda item: item[0])]
