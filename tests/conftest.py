@@ -44,10 +44,11 @@ def refuse_required_skip(report: Report) -> Report:
     if report.outcome != "skipped" or hasattr(report, "wasxfail"):
         return report
     reason = str(report.longrepr)
-    for name in os.environ.get("POLICYD_REQUIRE", "").split(","):
-        if name.strip() and re.search(rf"(?<![a-z]){re.escape(name.strip())}(?![a-z])", f"{report.nodeid} {reason}", re.I):
+    required = [name.strip() for name in os.environ.get("POLICYD_REQUIRE", "").split(",") if name.strip()]
+    for name in required:
+        if re.search(rf"(?<![a-z]){re.escape(name)}(?![a-z])", f"{report.nodeid} {reason}", re.IGNORECASE):
             report.outcome = "failed"
-            report.longrepr = f"skipped, but POLICYD_REQUIRE={name.strip()}: {reason}"
+            report.longrepr = f"skipped, but POLICYD_REQUIRE={name}: {reason}"
     return report
 
 

@@ -13,7 +13,8 @@ import pytest
 SKIPS_IN_A_TEST = "import pytest\ndef test_something():\n    pytest.skip('{reason}')\n"
 SKIPS_A_MODULE = "import pytest\npytest.skip('{reason}', allow_module_level=True)\n"
 SKIPS_IN_A_FIXTURE = (
-    "import pytest\n@pytest.fixture\ndef engine():\n    pytest.skip('{reason}')\ndef test_something(engine):\n    pass\n"
+    "import pytest\n@pytest.fixture\ndef engine():\n    pytest.skip('{reason}')\n"
+    "def test_something(engine):\n    pass\n"
 )
 ONE_SLOW_ONE_FAST = "import pytest\n@pytest.mark.long\ndef test_slow(): pass\ndef test_fast(): pass\n"
 
@@ -25,7 +26,9 @@ def run(folder: Path, source: str, *arguments: str, require: str = "") -> subpro
     (folder / "pytest.ini").write_text("[pytest]\nmarkers = long: slow\n")
     environment = {**os.environ, "POLICYD_REQUIRE": require, "PYTEST_ADDOPTS": ""}
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments, str(folder)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, timeout=120, check=False)
+    return subprocess.run(
+        command, capture_output=True, text=True, env=environment, cwd=folder, timeout=120, check=False
+    )
 
 
 @pytest.mark.parametrize("source", [SKIPS_IN_A_TEST, SKIPS_A_MODULE, SKIPS_IN_A_FIXTURE])
