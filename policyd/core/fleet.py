@@ -18,7 +18,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, Field
 
-from policyd.core.places import GROUPS
+from policyd.core.places import COUNTRIES, GROUPS, UnknownPlace, expand, expand_one
 from policyd.core.pool import Amount, Count, Country, Declared, Performance, Pool, Text
 from policyd.core.workload import Category, DemandRequest, Environment, Name, ProfileRequest, Task
 
@@ -26,7 +26,10 @@ Level = Literal["public", "internal", "confidential", "restricted"]
 
 
 def _known_zone(value: str) -> str:
-    ZoneInfo(value)
+    try:
+        ZoneInfo(value)
+    except (LookupError, ValueError, OSError):
+        raise ValueError(f"unknown time zone {value!r}: use an IANA name, for example Europe/Berlin") from None
     return value
 
 
@@ -242,8 +245,15 @@ def dangling(document: FleetDocument) -> Iterator[tuple[tuple[str | int, ...], s
     models = {model.name for model in document.models}
     classes = {sla.name for sla in document.sla_classes}
     sources = {source.name for source in document.data_sources}
+    tenants = {tenant.name for tenant in document.tenants}
     yield from _twice(document)
+    yield from _places(document)
+    if document.defaults.sla_class is not None and document.defaults.sla_class not in classes:
+        yield ("defaults", "sla_class"), f"unknown SLA class {document.defaults.sla_class!r}"
     for i, pool in enumerate(document.pools):
+        for j, name in enumerate(pool.dedicated_to or ()):
+            if name not in tenants:
+                yield ("pools", i, "dedicated_to", j), f"unknown tenant {name!r}"
         for j, offering in enumerate(pool.offerings):
             if offering.model not in models:
                 yield ("pools", i, "offerings", j, "model"), f"unknown model {offering.model!r}"
@@ -307,6 +317,39 @@ def _twice(document: FleetDocument) -> Iterator[tuple[tuple[str | int, ...], str
         for j, name in enumerate(names):
             if name in names[:j]:
                 yield ("tenants", i, "projects", j), f"project {name!r} is declared twice"
+
+
+def place_groups(document: FleetDocument) -> Mapping[str, frozenset[str]]:
+    """The known groups of countries, and those that the fleet declares (of countries and known groups)."""
+    return {**GROUPS, **{name: expand(members) for name, members in document.place_groups.items()}}
+
+
+def _places(document: FleetDocument) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Names that are neither a country nor a group, and known groups that the fleet would redefine."""
+    known: dict[str, frozenset[str]] = dict(GROUPS)
+    for name, members in document.place_groups.items():
+        if name in GROUPS or name in COUNTRIES:
+            yield ("place_groups", name), f"{name!r} is known already and cannot be redefined"
+        yield from _unknown_places(("place_groups", name), members, GROUPS)
+        known.setdefault(name, frozenset())
+    for i, source in enumerate(document.data_sources):
+        yield from _unknown_places(("data_sources", i, "residency"), source.residency, known)
+    for i, tenant in enumerate(document.tenants):
+        floors: list[tuple[tuple[str | int, ...], Floors]] = [(("tenants", i, "floors"), tenant.floors)]
+        floors += [(("tenants", i, "projects", j, "floors"), p.floors) for j, p in enumerate(tenant.projects)]
+        for at, floor in floors:
+            yield from _unknown_places((*at, "residency"), floor.residency or (), known)
+            yield from _unknown_places((*at, "permitted_seats"), floor.permitted_seats or (), known)
+
+
+def _unknown_places(
+    at: tuple[str | int, ...], names: tuple[str, ...], known: Mapping[str, frozenset[str]]
+) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    for i, name in enumerate(names):
+        try:
+            expand_one(name, known)
+        except UnknownPlace as unknown:
+            yield (*at, i), str(unknown)
 
 
 def _currencies(document: FleetDocument) -> Iterator[tuple[tuple[str | int, ...], str]]:

@@ -8,9 +8,10 @@ Rules: prices are decimals in the files and become integers of nano-USD here; ti
 
 from __future__ import annotations
 
+import re
 from datetime import date
 from decimal import Decimal
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
@@ -19,6 +20,8 @@ from policyd.core.workload import Name
 
 Kind = Literal["on_prem", "committed", "on_demand", "spot", "serverless", "api"]
 PriceStatus = Literal["list", "contract", "assumed"]
+
+_DECIMAL: Final = re.compile(r"[0-9]{1,18}(\.[0-9]{1,18})?")
 
 
 def _known_country(value: object) -> object:
@@ -29,9 +32,12 @@ def _known_country(value: object) -> object:
 
 def _exact_decimal(value: object) -> object:
     """A YAML float has already lost its digits, so money is written as a quoted string or an integer."""
-    if isinstance(value, bool) or not isinstance(value, str | int | Decimal):
+    if isinstance(value, Decimal):
+        return value
+    written = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if not isinstance(written, str) or not _DECIMAL.fullmatch(written):
         raise ValueError("write amounts of money as quoted decimals, for example '88.49'")
-    return Decimal(value) if isinstance(value, str | int) else value
+    return Decimal(written)
 
 
 Country = Annotated[str, BeforeValidator(_known_country)]
