@@ -1,0 +1,11 @@
+"""The log of decisions: what is recorded, how it is kept, how it is found.
+
+    record.py   what an entry and a blob are; canonical bytes; the leaf hash
+    tables.py   the tables
+    store.py    opening a log, checking it, appending to it
+    query.py    searching it, and reading single records and blobs
+    errors.py   everything that can go wrong here
+
+Rules: this package imports neither ``policyd`` nor ``connectors``; it owns no transaction (the caller begins,
+commits and rolls back); exact bytes are stored and hashed, and nothing is encoded again to check them.
+"""

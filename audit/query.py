@@ -1,0 +1,233 @@
+"""Searching a log, newest first, and reading single records and blobs.
+
+A search is a mapping of filter names to texts; all must hold. ``country``, ``rejected_pool`` and ``rule`` match the
+entry itself, what it has several of, or its sheet. ``from`` is the first moment that counts and ``to`` the first that
+does not, both ISO 8601 in UTC. Entries of one microsecond come in the order of the log, newest first.
+
+Rules: every value is a bound parameter; a cursor continues only the search that it came from; bodies and blobs are
+checked against their hashes before they leave; an index serves time, tenant, request and id, and the other filters look
+through what those leave, so narrow rare ones by time or tenant in a large log.
+It refuses: unknown filters (naming the nearest one), foreign cursors, pages over 1,000.
+"""
+
+from __future__ import annotations
+
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from difflib import get_close_matches
+from hashlib import sha256
+from typing import Any, Final
+from uuid import UUID
+
+import orjson
+from sqlalchemy import ColumnElement, Connection, Row, and_, or_, select, tuple_
+
+from audit.errors import LogCorrupt, QueryInvalid
+from audit.record import (
+    INTEGER_MAX,
+    KINDS,
+    SHEET_TERM_FIELDS,
+    TERM_FIELDS,
+    Kind,
+    encodable,
+    is_digest,
+    is_entry_id,
+    leaf_hash,
+)
+from audit.store import numbers_of, unpack
+from audit.tables import BLOB, BODY, ENTRY, ENTRY_TERM, SHEET_TERM
+
+WORD_FILTERS: Final = (
+    "tenant",
+    "project",
+    "environment",
+    "principal",
+    "outcome",
+    "denied_by",
+    "pool",
+    "provider",
+    "country",
+    "model",
+    "model_version",
+    "classification",
+    "sla_class",
+    "mode",
+    "policy_commit",
+    "fleet_commit",
+)
+"""Filters on a column of its own."""
+
+TIME_FILTERS: Final = ("from", "to")
+FILTERS: Final = tuple(dict.fromkeys((*WORD_FILTERS, *TERM_FIELDS, "request_id", *TIME_FILTERS)))
+"""Every filter that there is."""
+
+DECISION_KINDS: Final[tuple[Kind, ...]] = ("decision", "error", "refusal")
+LIMIT_DEFAULT: Final = 100
+LIMIT_MAX: Final = 1_000
+CURSOR_MAX_CHARS: Final = 256
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_RECORD: Final = select(
+    ENTRY.c.index, ENTRY.c.id, ENTRY.c.kind, ENTRY.c.time_us, ENTRY.c.leaf_hash, BODY.c.body
+).join_from(ENTRY, BODY, BODY.c.index == ENTRY.c.index, isouter=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One entry as stored: where it stands, what it is, and the exact bytes of its body."""
+
+    index: int
+    id: str
+    kind: Kind
+    time_us: int
+    leaf_hash: bytes
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Part of a search. ``next`` continues it, and is None at the end."""
+
+    items: tuple[Record, ...]
+    next: str | None
+
+
+def search(
+    connection: Connection,
+    filters: Mapping[str, str],
+    cursor: str | None = None,
+    limit: int = LIMIT_DEFAULT,
+    *,
+    kinds: Sequence[Kind] = DECISION_KINDS,
+) -> Page:
+    """The newest ``limit`` entries of ``kinds`` that match every filter, or those after ``cursor``.
+
+    Raises ``QueryInvalid`` naming the filter at fault, and ``LogCorrupt`` when a found record is damaged.
+    """
+    _check_filters(filters)
+    if type(limit) is not int or not 1 <= limit <= LIMIT_MAX:
+        raise QueryInvalid("limit", f"is a whole number from 1 to {LIMIT_MAX}")
+    binding = _binding(filters, kinds)
+    conditions = _time_conditions(filters)
+    conditions.append(ENTRY.c.kind.in_([KINDS.index(kind) for kind in kinds]))
+    if cursor is not None:
+        conditions.append(tuple_(ENTRY.c.time_us, ENTRY.c.index) < tuple_(*_position(cursor, binding)))
+    matching = _word_conditions(connection, filters)
+    if matching is None:
+        return Page((), None)
+    query = _RECORD.where(*conditions, *matching).order_by(ENTRY.c.time_us.desc(), ENTRY.c.index.desc())
+    rows = connection.execute(query.limit(limit + 1)).all()
+    items = tuple(_record(row) for row in rows[:limit])
+    return Page(items, _cursor(items[-1], binding) if len(rows) > limit else None)
+
+
+def by_id(connection: Connection, entry_id: str) -> Record | None:
+    """The entry with this id, or None. Raises ``LogCorrupt`` when it is damaged."""
+    if not is_entry_id(entry_id):
+        return None
+    row = connection.execute(_RECORD.where(ENTRY.c.id == UUID(entry_id).bytes)).one_or_none()
+    return None if row is None else _record(row)
+
+
+def blob(connection: Connection, digest: str) -> bytes | None:
+    """The content with this address, or None. Raises ``LogCorrupt`` when it is damaged."""
+    if not is_digest(digest):
+        return None
+    row = connection.execute(select(BLOB.c.encoding, BLOB.c.content).where(BLOB.c.digest == digest)).one_or_none()
+    return None if row is None else unpack(row.encoding, row.content, digest)
+
+
+def _check_filters(filters: Mapping[str, str]) -> None:
+    for name, value in filters.items():
+        if name not in FILTERS:
+            near = get_close_matches(name, FILTERS, n=1, cutoff=0.5)
+            raise QueryInvalid(name, f"is no filter; did you mean {near[0]}?" if near else "is no filter")
+        if not value:
+            raise QueryInvalid(name, "needs a value")
+        if not encodable(value):
+            raise QueryInvalid(name, "holds half a character (a lone surrogate)")
+
+
+def _time_conditions(filters: Mapping[str, str]) -> list[ColumnElement[bool]]:
+    conditions: list[ColumnElement[bool]] = []
+    if "from" in filters:
+        conditions.append(ENTRY.c.time_us >= _time_us("from", filters["from"]))
+    if "to" in filters:
+        conditions.append(ENTRY.c.time_us < _time_us("to", filters["to"]))
+    return conditions
+
+
+def _time_us(name: str, text: str) -> int:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise QueryInvalid(name, f"{text!r} is not an ISO 8601 time such as 2026-01-31T12:00:00Z") from error
+    if moment.tzinfo is None and len(text) > len("2026-01-31"):
+        raise QueryInvalid(name, f"{text!r} does not say that it is UTC; end it with Z")
+    if moment.tzinfo is not None and moment.utcoffset():
+        raise QueryInvalid(name, f"{text!r} is not UTC; end it with Z")
+    return (moment.replace(tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
+
+
+def _word_conditions(connection: Connection, filters: Mapping[str, str]) -> list[ColumnElement[bool]] | None:
+    """The conditions on words; None when a word never occurred in this log, so that nothing can match."""
+    words = {name: value for name, value in filters.items() if name in WORD_FILTERS or name in TERM_FIELDS}
+    numbers = numbers_of(connection, list(dict.fromkeys(words.values())))
+    conditions: list[ColumnElement[bool]] = []
+    if "request_id" in filters:
+        conditions.append(ENTRY.c.request_id == filters["request_id"])
+    for name, value in words.items():
+        number = numbers.get(value)
+        if number is None:
+            return None
+        conditions.append(_word_condition(name, number))
+    return conditions
+
+
+def _word_condition(name: str, number: int) -> ColumnElement[bool]:
+    ways: list[ColumnElement[bool]] = []
+    if name in WORD_FILTERS:
+        ways.append(ENTRY.c[name] == number)
+    if name in TERM_FIELDS:
+        term = and_(ENTRY_TERM.c.field == TERM_FIELDS.index(name), ENTRY_TERM.c.value == number)
+        ways.append(select(ENTRY_TERM.c.index).where(term, ENTRY_TERM.c.index == ENTRY.c.index).exists())
+    if name in SHEET_TERM_FIELDS:
+        term = and_(SHEET_TERM.c.field == TERM_FIELDS.index(name), SHEET_TERM.c.value == number)
+        ways.append(select(SHEET_TERM.c.sheet).where(term, SHEET_TERM.c.sheet == ENTRY.c.sheet).exists())
+    return or_(*ways)
+
+
+def _record(row: Row[*tuple[Any, ...]]) -> Record:
+    index, entry_id, kind, time_us, leaf, body = row
+    if not isinstance(body, bytes) or leaf_hash(body) != leaf:
+        raise LogCorrupt("the body is not what was recorded", index=index)
+    if kind not in range(len(KINDS)) or not isinstance(entry_id, bytes) or len(entry_id) != 16:
+        raise LogCorrupt("its columns are damaged", index=index)
+    return Record(index, str(UUID(bytes=entry_id)), KINDS[kind], time_us, leaf, body)
+
+
+def _binding(filters: Mapping[str, str], kinds: Sequence[Kind]) -> str:
+    return sha256(orjson.dumps([sorted(filters.items()), sorted(kinds)])).hexdigest()[:16]
+
+
+def _cursor(last: Record, binding: str) -> str:
+    return urlsafe_b64encode(orjson.dumps([binding, last.time_us, last.index])).rstrip(b"=").decode()
+
+
+def _position(cursor: str, binding: str) -> tuple[int, int]:
+    try:
+        if len(cursor) > CURSOR_MAX_CHARS:
+            raise ValueError
+        bound_to, time_us, index = orjson.loads(urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        numbers = (time_us, index)
+        if not isinstance(bound_to, str) or any(type(part) is not int for part in numbers):
+            raise ValueError
+        if any(not 0 <= part <= INTEGER_MAX for part in numbers):
+            raise ValueError
+    except (ValueError, TypeError) as error:
+        raise QueryInvalid("cursor", "is none that this log gave") from error
+    if bound_to != binding:
+        raise QueryInvalid("cursor", "belongs to a search with other filters; start again without it")
+    return time_us, index

@@ -1,0 +1,238 @@
+"""What the log takes: entries, the blobs that they name, and the exact bytes that are hashed.
+
+An **entry** is one thing that happened. Its ``body`` is the evidence: canonical JSON, stored and hashed byte for byte.
+``search`` and ``terms`` repeat what people look for; they serve the search only and are never evidence. A **blob** is
+what many entries share (a sheet, a revision, a set of facts): content-addressed and stored once.
+
+The fields of a body, all optional for this package, in the words of the product:
+
+    id kind time            as in the entry; time is RFC 3339 UTC
+    principal request_id    who asked, and the request that carried it
+    workload                as normalised, floors applied: tenant, project, environment, model, data, demand, …
+    outcome denied_by       allow, deny or error, and why nothing was left
+    ranked                  pools in order, with score, components and cost in micro-USD
+    sheet facts             digests of blobs: the verdict for every pool, and what was measured at that minute
+    policy fleet engine     commits and digests of the revisions, engine and version
+    obligations waivers approvers mode   what the answer binds to
+    salt                    random, so that a leaf hash tells nothing about a guessable body
+
+Rules: bodies hold integers up to 2^53-1, strings, booleans, null, lists and objects with ASCII keys, so that the bytes
+equal RFC 8785; randomness and ids are arguments; an entry that breaks a rule cannot be constructed.
+It refuses: floats, larger integers, dates and other objects, bodies over 65,535 bytes (the entry bundle counts in
+16 bits), prompts and completions (there is no field for them).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from hashlib import sha256
+from operator import attrgetter
+from typing import Any, Final, Literal
+
+import orjson
+
+from audit.errors import RecordInvalid
+
+Kind = Literal["decision", "error", "refusal", "revision"]
+KINDS: Final[tuple[Kind, ...]] = ("decision", "error", "refusal", "revision")
+"""Stored as their position here: append new ones at the end, never reorder."""
+
+TERM_FIELDS: Final = ("data_source", "rejected_pool", "rule", "country", "waiver", "approver")
+"""What an entry may have several of. Stored as their position here: append at the end, never reorder."""
+
+SHEET_TERM_FIELDS: Final = ("rejected_pool", "rule")
+"""What a sheet says for every decision that names it."""
+
+BlobKind = Literal["sheet", "policy", "fleet", "facts", "revision"]
+BLOB_KINDS: Final[tuple[BlobKind, ...]] = ("sheet", "policy", "fleet", "facts", "revision")
+
+BODY_MAX_BYTES: Final = 65_535
+BLOB_MAX_BYTES: Final = 64 * 1024 * 1024
+VALUE_MAX_CHARS: Final = 512
+TERMS_MAX: Final = 4_096
+DEPTH_MAX: Final = 32
+INTEGER_MAX: Final = 2**53 - 1
+SALT_MIN_BYTES: Final = 16
+
+_UUID7: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+_DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
+
+Term = tuple[str, str]
+"""A field of ``TERM_FIELDS`` and one of its values."""
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """What an entry has at most one of and is found by. ``sheet`` is the digest of a blob that the log must hold."""
+
+    tenant: str | None = None
+    project: str | None = None
+    environment: str | None = None
+    principal: str | None = None
+    outcome: str | None = None
+    denied_by: str | None = None
+    pool: str | None = None
+    provider: str | None = None
+    country: str | None = None
+    model: str | None = None
+    model_version: str | None = None
+    classification: str | None = None
+    sla_class: str | None = None
+    mode: str | None = None
+    policy_commit: str | None = None
+    fleet_commit: str | None = None
+    request_id: str | None = None
+    sheet: str | None = None
+
+
+SEARCH_FIELDS: Final = tuple(field.name for field in fields(Search))
+_search_values = attrgetter(*SEARCH_FIELDS)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One thing that happened. ``id`` is a UUIDv7 in lower-case text, ``time_us`` UTC microseconds since 1970.
+
+    Raises ``RecordInvalid`` when a rule of this module is broken.
+    """
+
+    kind: Kind
+    id: str
+    time_us: int
+    body: bytes
+    search: Search = Search()
+    terms: tuple[Term, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise RecordInvalid(f"kind {self.kind!r} is none of {', '.join(KINDS)}")
+        if not is_entry_id(self.id):
+            raise RecordInvalid(f"id {self.id!r} is not a UUIDv7 in canonical text")
+        if type(self.time_us) is not int or not 0 <= self.time_us <= INTEGER_MAX:
+            raise RecordInvalid("time_us is not a count of microseconds since 1970 within 2^53-1")
+        if type(self.body) is not bytes or not self.body:
+            raise RecordInvalid("the body is not bytes, or is empty")
+        if len(self.body) > BODY_MAX_BYTES:
+            raise RecordInvalid(f"the body has {len(self.body)} bytes; an entry holds at most {BODY_MAX_BYTES}")
+        for name, value in zip(SEARCH_FIELDS, _search_values(self.search), strict=True):
+            if value is not None:
+                _check_value(name, value)
+        _check_terms(self.terms, TERM_FIELDS)
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """Shared content, addressed by ``sha256:`` and the hex hash of its bytes.
+
+    ``terms`` (sheets only) are the rejected pools and rules by which every decision that names this sheet is found.
+    Raises ``RecordInvalid`` when the digest is not that of the content.
+    """
+
+    digest: str
+    kind: BlobKind
+    content: bytes
+    terms: tuple[Term, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.kind not in BLOB_KINDS:
+            raise RecordInvalid(f"blob kind {self.kind!r} is none of {', '.join(BLOB_KINDS)}")
+        if type(self.content) is not bytes or len(self.content) > BLOB_MAX_BYTES:
+            raise RecordInvalid(f"a blob is at most {BLOB_MAX_BYTES} bytes")
+        if self.digest != digest(self.content):
+            raise RecordInvalid(f"the content is not what {self.digest!r} addresses")
+        if self.terms and self.kind != "sheet":
+            raise RecordInvalid("only a sheet has terms")
+        _check_terms(self.terms, SHEET_TERM_FIELDS)
+
+    @classmethod
+    def of(cls, kind: BlobKind, content: bytes, terms: tuple[Term, ...] = ()) -> Blob:
+        """The blob with this content, its digest computed."""
+        return cls(digest(content), kind, content, terms)
+
+
+def is_entry_id(text: object) -> bool:
+    """Whether ``text`` is a UUIDv7 in canonical lower-case text."""
+    return isinstance(text, str) and _UUID7.fullmatch(text) is not None
+
+
+def is_digest(text: object) -> bool:
+    """Whether ``text`` is ``sha256:`` and 64 lower-case hex digits."""
+    return isinstance(text, str) and _DIGEST.fullmatch(text) is not None
+
+
+def encodable(text: str) -> bool:
+    """Whether ``text`` has a UTF-8 form, which half a character (a lone surrogate) has not."""
+    return text.isascii() or not any("\ud800" <= char <= "\udfff" for char in text)
+
+
+def digest(content: bytes) -> str:
+    """The content address of bytes: ``sha256:`` and hex."""
+    return "sha256:" + sha256(content).hexdigest()
+
+
+def leaf_hash(body: bytes) -> bytes:
+    """The RFC 6962 leaf hash of an entry: SHA-256 over a zero byte and the body."""
+    return sha256(b"\x00" + body).digest()
+
+
+def encode(fields: Mapping[str, Any], salt: bytes) -> bytes:
+    """The canonical bytes of a body: sorted ASCII keys, no blanks, ``salt`` added in hex.
+
+    ``salt`` is at least 16 random bytes, new for each entry. Raises ``RecordInvalid`` naming the path of what does not
+    fit; the length is checked by ``Entry``.
+    """
+    if len(salt) < SALT_MIN_BYTES:
+        raise RecordInvalid(f"the salt has {len(salt)} bytes; it needs {SALT_MIN_BYTES}")
+    if "salt" in fields:
+        raise RecordInvalid("the body names its own salt")
+    _check_json(fields)
+    try:
+        return orjson.dumps({**fields, "salt": salt.hex()}, option=orjson.OPT_SORT_KEYS)
+    except TypeError as error:
+        raise RecordInvalid(f"the body cannot be encoded: {error}") from error
+
+
+def _check_json(root: Mapping[str, Any]) -> None:
+    """Refuse what has no single canonical form. A loop, not recursion: bodies come from outside."""
+    pending: list[tuple[Any, tuple[Any, ...]]] = [(root, ())]
+    while pending:
+        value, path = pending.pop()
+        if isinstance(value, str) or value is None or value is True or value is False:
+            continue
+        if isinstance(value, int):
+            if not -INTEGER_MAX <= value <= INTEGER_MAX:
+                raise RecordInvalid(f"{_path(path)}: an integer beyond 2^53-1")
+            continue
+        if len(path) >= DEPTH_MAX:
+            raise RecordInvalid(f"{_path(path)}: nested deeper than {DEPTH_MAX}")
+        if isinstance(value, Mapping):
+            for key, child in value.items():
+                if not isinstance(key, str) or not key.isascii():
+                    raise RecordInvalid(f"{_path(path)}: the key {key!r} is not ASCII text")
+                pending.append((child, (*path, key)))
+        elif isinstance(value, list | tuple):
+            pending.extend((child, (*path, position)) for position, child in enumerate(value))
+        else:
+            raise RecordInvalid(f"{_path(path)}: {type(value).__name__} has no place in a record")
+
+
+def _path(path: tuple[Any, ...]) -> str:
+    return ".".join(str(part) for part in path) or "the body"
+
+
+def _check_terms(terms: tuple[Term, ...], allowed: tuple[str, ...]) -> None:
+    if len(terms) > TERMS_MAX:
+        raise RecordInvalid(f"{len(terms)} terms; at most {TERMS_MAX}")
+    for field, value in terms:
+        if field not in allowed:
+            raise RecordInvalid(f"term {field!r} is none of {', '.join(allowed)}")
+        _check_value(field, value)
+
+
+def _check_value(field: str, value: object) -> None:
+    if not isinstance(value, str) or not 0 < len(value) <= VALUE_MAX_CHARS:
+        raise RecordInvalid(f"{field} is not text of 1 to {VALUE_MAX_CHARS} characters")
+    if not encodable(value):
+        raise RecordInvalid(f"{field} holds half a character (a lone surrogate)")

@@ -1,0 +1,378 @@
+"""Opening a log, checking it, and appending to it.
+
+Rules: ``append`` owns no transaction: the caller begins it, commits it, and after any failure rolls it back and throws
+the ``Tail`` away; the index is dense from 0; a batch takes few statements, because each one is a trip between threads
+(the sqlite3 module lets go of the interpreter lock around every row that it touches); content addresses are checked
+when a blob comes in and when it is read.
+It refuses: a log of another schema version, a log with gaps or altered bodies at its end, an entry whose id is recorded
+already, an entry that names a sheet which the log does not hold.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final, Literal, TypeVar
+from urllib.parse import quote
+from uuid import UUID
+
+from sqlalchemy import Connection, Engine, Table, bindparam, create_engine, event, func, inspect, select
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.pool import NullPool, QueuePool
+
+from audit.errors import EntriesRefused, LogCorrupt, LogUnavailable, SchemaUnknown
+from audit.record import KINDS, SEARCH_FIELDS, TERM_FIELDS, Blob, Entry, is_entry_id, leaf_hash
+from audit.tables import BLOB, BODY, ENTRY, ENTRY_TERM, META, SCHEMA_VERSION, SHEET_TERM, TABLES, WORD
+
+Durability = Literal["power_safe", "process_safe"]
+"""``power_safe``: a committed batch survives a power cut. ``process_safe``: it survives the end of the process only."""
+
+SYNCHRONOUS: Final[dict[Durability, str]] = {"power_safe": "FULL", "process_safe": "NORMAL"}
+BUSY_TIMEOUT_MS: Final = 5_000
+PAGE_BYTES: Final = 8_192
+TAIL_CHECKED_ENTRIES: Final = 1_000
+REMEMBERED_WORDS_MAX: Final = 50_000
+REMEMBERED_DIGESTS_MAX: Final = 10_000
+ROWS_PER_STATEMENT_MAX: Final = 512
+READERS_MAX: Final = 4
+
+T = TypeVar("T")
+
+WORD_FIELDS: Final = tuple(name for name in SEARCH_FIELDS if name != "request_id")
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where an entry stands in the log."""
+
+    index: int
+    leaf_hash: bytes
+
+
+@dataclass(slots=True)
+class Tail:
+    """What the one writer remembers of its log, so that a batch need not ask: valid until a rollback."""
+
+    next_index: int
+    next_word: int
+    words: dict[str, int] = field(default_factory=dict)
+    digests: set[str] = field(default_factory=set)
+
+    @classmethod
+    def read(cls, connection: Connection) -> Tail:
+        """The tail as stored."""
+        last_index = connection.execute(select(func.max(ENTRY.c.index))).scalar()
+        last_word = connection.execute(select(func.max(WORD.c.number))).scalar()
+        return cls(0 if last_index is None else last_index + 1, 1 if last_word is None else last_word + 1)
+
+    def trim(self) -> None:
+        """Keep memory bounded; what is forgotten is read again."""
+        if len(self.words) > REMEMBERED_WORDS_MAX:
+            self.words.clear()
+        if len(self.digests) > REMEMBERED_DIGESTS_MAX:
+            self.digests.clear()
+
+
+def open_sqlite(path: Path, durability: Durability, *, origin: str) -> Engine:
+    """The engine of the one writer: the log is created under the name ``origin`` when there is none, else checked.
+
+    What the write-ahead log holds is moved into the database first: after a failed fsync the kernel may show pages that
+    never reached the disk, and whatever is committed behind such a page would be lost with it in a power cut.
+    Raises ``LogUnavailable``, ``SchemaUnknown`` or ``LogCorrupt``. The caller disposes of the engine.
+    """
+
+    def connect() -> sqlite3.Connection:
+        return _connect(
+            f"file:{quote(str(path.absolute()))}?mode=rwc",
+            f"PRAGMA page_size={PAGE_BYTES}",
+            "PRAGMA journal_mode=WAL",
+            f"PRAGMA synchronous={SYNCHRONOUS[durability]}",
+            "PRAGMA foreign_keys=ON",
+        )
+
+    engine = create_engine("sqlite://", creator=connect, poolclass=NullPool)
+    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+    try:
+        with engine.connect() as connection:
+            busy = connection.connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+            if busy:
+                raise LogUnavailable("a reader holds an old state of the log; it must end before writing can start")
+            _create_or_recognise(connection, origin)
+            verify_tail(connection)
+            connection.commit()
+    except (DBAPIError, sqlite3.Error) as error:
+        raise _unavailable(path, error) from error
+    return engine
+
+
+def open_sqlite_reader(path: Path) -> Engine:
+    """An engine that can only read, beside a writer or without one; a small pool, usable from several threads.
+
+    Raises ``LogUnavailable`` when there is no log, ``SchemaUnknown`` when it is not one of ours.
+    """
+
+    def connect() -> sqlite3.Connection:
+        return _connect(f"file:{quote(str(path.absolute()))}?mode=ro", "PRAGMA query_only=ON")
+
+    if not path.exists():
+        raise LogUnavailable(f"there is no log at {path}")
+    engine = create_engine("sqlite://", creator=connect, poolclass=QueuePool, pool_size=READERS_MAX, max_overflow=0)
+    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
+    try:
+        with engine.connect() as connection:
+            _recognise(connection)
+    except (DBAPIError, sqlite3.Error) as error:
+        raise _unavailable(path, error) from error
+    return engine
+
+
+def origin(connection: Connection) -> str:
+    """The name that the log was created under; decisions carry it as ``audit.log``."""
+    found = connection.execute(select(META.c.value).where(META.c.key == "origin")).scalar()
+    if found is None:
+        raise LogCorrupt("the log has lost its name")
+    return str(found)
+
+
+def verify_tail(connection: Connection, depth: int = TAIL_CHECKED_ENTRIES) -> None:
+    """Check that no index is missing, and the ids and bodies of the last ``depth`` entries.
+
+    Raises ``LogCorrupt`` naming the first bad index.
+    """
+    count, first, last = connection.execute(
+        select(func.count(), func.min(ENTRY.c.index), func.max(ENTRY.c.index)).select_from(ENTRY)
+    ).one()
+    if count == 0:
+        return
+    if first != 0 or last != count - 1:
+        raise LogCorrupt("missing; the log has a gap", index=_first_gap(connection))
+    rows = connection.execute(
+        select(ENTRY.c.index, ENTRY.c.id, ENTRY.c.kind, ENTRY.c.leaf_hash, BODY.c.body)
+        .outerjoin(BODY, BODY.c.index == ENTRY.c.index)
+        .where(ENTRY.c.index >= count - depth)
+        .order_by(ENTRY.c.index)
+    )
+    for index, entry_id, kind, leaf, body in rows:
+        if not isinstance(entry_id, bytes) or len(entry_id) != 16 or not is_entry_id(str(UUID(bytes=entry_id))):
+            raise LogCorrupt("the id is not a UUIDv7", index=index)
+        if kind not in range(len(KINDS)):
+            raise LogCorrupt("of unknown kind", index=index)
+        if not isinstance(body, bytes):
+            raise LogCorrupt("the body is missing", index=index)
+        if leaf_hash(body) != leaf:
+            raise LogCorrupt("the body is not what was recorded", index=index)
+
+
+def recorded(connection: Connection, entry_ids: Iterable[str]) -> set[str]:
+    """Which of these ids the log holds."""
+    known = {UUID(text).bytes: text for text in entry_ids}
+    return {known[found] for found in _existing(connection, ENTRY, "id", list(known))}
+
+
+def append(
+    connection: Connection, entries: Sequence[Entry], blobs: Iterable[Blob] = (), *, tail: Tail | None = None
+) -> list[Position]:
+    """Add blobs that are not stored yet, then entries in order; does not commit.
+
+    ``tail`` is what the caller remembered since it opened the log. Raises ``EntriesRefused`` for recorded ids and
+    missing sheets: the caller rolls back and may append the others with a new tail. Database errors pass through.
+    """
+    tail = tail or Tail.read(connection)
+    tail.trim()
+    new_blobs = _unstored(connection, tail, blobs)
+    _refuse_missing_sheets(connection, tail, entries, {blob.digest for blob in new_blobs})
+    numbers = _numbers(connection, tail, _words_of(entries, new_blobs))
+    if new_blobs:
+        _append_blobs(connection, new_blobs, numbers)
+        tail.digests.update(blob.digest for blob in new_blobs)
+    positions = [Position(tail.next_index + nth, leaf_hash(entry.body)) for nth, entry in enumerate(entries)]
+    placed = list(zip(entries, positions, strict=True))
+    try:
+        _insert(connection, ENTRY, [_entry_row(entry, position, numbers) for entry, position in placed])
+    except IntegrityError as error:
+        duplicates = recorded(connection, [entry.id for entry in entries]) or {entry.id for entry in entries}
+        raise EntriesRefused(dict.fromkeys(duplicates, "this id is recorded already")) from error
+    _insert(connection, BODY, [(position.index, entry.body) for entry, position in placed])
+    terms = (
+        (TERM_FIELDS.index(name), numbers[value], position.index)
+        for entry, position in placed
+        for name, value in dict.fromkeys(entry.terms)
+    )
+    _insert(connection, ENTRY_TERM, list(terms))
+    tail.next_index += len(entries)
+    return positions
+
+
+def unpack(encoding: str, content: bytes, expected_digest: str) -> bytes:
+    """The content of a stored blob, its address checked. Raises ``LogCorrupt``."""
+    try:
+        plain = zlib.decompress(content) if encoding == "zlib" else content
+    except zlib.error as error:
+        raise LogCorrupt(f"blob {expected_digest} cannot be unpacked") from error
+    if "sha256:" + sha256(plain).hexdigest() != expected_digest:
+        raise LogCorrupt(f"blob {expected_digest} is not what was recorded")
+    return plain
+
+
+def _connect(uri: str, *pragmas: str) -> sqlite3.Connection:
+    # One thread at a time uses a connection (the writer's own, or one lent by the pool), not always the same one.
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+    try:
+        for pragma in (f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}", "PRAGMA trusted_schema=OFF", *pragmas):
+            connection.execute(pragma).fetchall()
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+def _unavailable(path: Path, error: Exception) -> Exception:
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    if type(cause) is sqlite3.DatabaseError:
+        return LogCorrupt(f"{path} is damaged, or no log at all: {cause}")
+    return LogUnavailable(f"{path} cannot be opened: {cause}")
+
+
+def _create_or_recognise(connection: Connection, name: str) -> None:
+    if inspect(connection).get_table_names():
+        _recognise(connection)
+        return
+    META.metadata.create_all(connection, tables=TABLES)
+    rows = [{"key": "schema_version", "value": str(SCHEMA_VERSION)}, {"key": "origin", "value": name}]
+    connection.execute(META.insert(), rows)
+
+
+def _recognise(connection: Connection) -> None:
+    if META.name not in inspect(connection).get_table_names():
+        raise SchemaUnknown("this file is not a log of decisions; it was left untouched")
+    found = connection.execute(select(META.c.value).where(META.c.key == "schema_version")).scalar()
+    if found != str(SCHEMA_VERSION):
+        raise SchemaUnknown(
+            f"the log has schema version {found}, this program knows {SCHEMA_VERSION}; "
+            "use the version of policyd that wrote it, or a newer one"
+        )
+
+
+def _first_gap(connection: Connection) -> int:
+    previous = ENTRY.alias()
+    follows = select(previous.c.index).where(previous.c.index == ENTRY.c.index - 1).exists()
+    after = connection.execute(select(func.min(ENTRY.c.index)).where(ENTRY.c.index != 0, ~follows)).scalar()
+    starts = connection.execute(select(func.min(ENTRY.c.index))).scalar()
+    if starts != 0:
+        return 0
+    last_good = connection.execute(select(func.max(ENTRY.c.index)).where(ENTRY.c.index < after)).scalar()
+    return int(last_good or 0) + 1
+
+
+def _unstored(connection: Connection, tail: Tail, blobs: Iterable[Blob]) -> list[Blob]:
+    unseen = {blob.digest: blob for blob in blobs if blob.digest not in tail.digests}
+    if not unseen:
+        return []
+    stored = _existing(connection, BLOB, "digest", list(unseen))
+    tail.digests.update(stored)
+    return [blob for name, blob in unseen.items() if name not in stored]
+
+
+def _refuse_missing_sheets(connection: Connection, tail: Tail, entries: Sequence[Entry], arriving: set[str]) -> None:
+    """An entry whose sheet is not kept could never be explained or replayed."""
+    named = {entry.search.sheet for entry in entries if entry.search.sheet is not None}
+    unseen = named - tail.digests - arriving
+    if not unseen:
+        return
+    stored = _existing(connection, BLOB, "digest", list(unseen))
+    tail.digests.update(stored)
+    missing = unseen - stored
+    if missing:
+        reason = "the log does not hold the sheet that it names"
+        raise EntriesRefused({entry.id: reason for entry in entries if entry.search.sheet in missing})
+
+
+def _words_of(entries: Sequence[Entry], blobs: Sequence[Blob]) -> Iterator[str]:
+    for entry in entries:
+        search = entry.search
+        yield from (value for name in WORD_FIELDS if (value := getattr(search, name)) is not None)
+        yield from (value for _, value in entry.terms)
+    for blob in blobs:
+        if blob.terms:
+            yield blob.digest
+            yield from (value for _, value in blob.terms)
+
+
+def _numbers(connection: Connection, tail: Tail, words: Iterable[str]) -> dict[str, int]:
+    """The numbers of these words; new words get the next ones."""
+    unseen = list(dict.fromkeys(word for word in words if word not in tail.words))
+    if unseen:
+        tail.words.update(numbers_of(connection, unseen))
+        new = [word for word in unseen if word not in tail.words]
+        rows = [(tail.next_word + nth, word) for nth, word in enumerate(new)]
+        _insert(connection, WORD, rows)
+        tail.words.update((word, number) for number, word in rows)
+        tail.next_word += len(rows)
+    return tail.words
+
+
+def numbers_of(connection: Connection, words: Sequence[str]) -> dict[str, int]:
+    """The numbers of those words that the log has ever seen."""
+    query = select(WORD.c.text, WORD.c.number).where(WORD.c.text.in_(bindparam("words", expanding=True)))
+    found: dict[str, int] = {}
+    for part in _parts(words):
+        found.update((text, number) for text, number in connection.execute(query, {"words": part}))
+    return found
+
+
+def _existing(connection: Connection, table: Table, column: str, values: Sequence[Any]) -> set[Any]:
+    query = select(table.c[column]).where(table.c[column].in_(bindparam("values", expanding=True)))
+    return {found for part in _parts(values) for (found,) in connection.execute(query, {"values": part})}
+
+
+def _append_blobs(connection: Connection, blobs: Sequence[Blob], numbers: dict[str, int]) -> None:
+    rows = []
+    for blob in blobs:
+        packed = zlib.compress(blob.content)
+        smaller = len(packed) < len(blob.content)
+        encoding, content = ("zlib", packed) if smaller else ("plain", blob.content)
+        rows.append((blob.digest, blob.kind, encoding, content))
+    _insert(connection, BLOB, rows)
+    terms = (
+        (TERM_FIELDS.index(name), numbers[value], numbers[blob.digest])
+        for blob in blobs
+        for name, value in dict.fromkeys(blob.terms)
+    )
+    _insert(connection, SHEET_TERM, list(terms))
+
+
+def _entry_row(entry: Entry, position: Position, numbers: dict[str, int]) -> tuple[Any, ...]:
+    search = entry.search
+    words = [None if (value := getattr(search, name)) is None else numbers[value] for name in WORD_FIELDS]
+    moment = (position.index, bytes.fromhex(entry.id.replace("-", "")), KINDS.index(entry.kind), entry.time_us)
+    return (*moment, *words, search.request_id, position.leaf_hash)
+
+
+def _insert(connection: Connection, table: Table, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Add rows whose values stand in the order of the table's columns, in as few statements as can be."""
+    for part in _parts(rows):
+        padded = 1 << (len(part) - 1).bit_length()
+        values = [value for row in part for value in row]
+        values.extend([None] * (len(table.c) * (padded - len(part))))
+        connection.exec_driver_sql(_insert_sql(table, padded), tuple(values))
+
+
+@lru_cache(maxsize=128)
+def _insert_sql(table: Table, rows: int) -> str:
+    """One statement for up to ``rows`` rows; unused ones are null, so that few statements exist and stay prepared."""
+    columns = ", ".join(f'"{column.name}"' for column in table.c)
+    row = "(" + ", ".join("?" * len(table.c)) + ")"
+    return (
+        f'INSERT INTO "{table.name}" ({columns}) '
+        f"SELECT * FROM (VALUES {', '.join([row] * rows)}) WHERE column1 IS NOT NULL"
+    )
+
+
+def _parts(values: Sequence[T]) -> Iterator[Sequence[T]]:
+    for start in range(0, len(values), ROWS_PER_STATEMENT_MAX):
+        yield values[start : start + ROWS_PER_STATEMENT_MAX]

@@ -1,0 +1,139 @@
+"""The tables of a log.
+
+``word`` gives every searchable text a small number once, so that a decision's columns and index rows cost a few bytes
+each; ``body`` is apart from ``entry``, so that a search without an index reads 150 bytes a decision and not 1,500.
+
+    meta        schema version and origin of the log
+    entry       one row an entry: dense index from 0, id, kind, time, word numbers, leaf hash
+    body        the exact bytes of an entry
+    word        text ↔ number, for everything that is searched
+    entry_term  what an entry has several of (data sources, waivers, …)
+    sheet_term  rejected pools and rules of a sheet, for every decision that names it
+    blob        sheets, revisions and facts by content address
+
+Rules: rows are only ever added; numbers of kinds and term fields are positions in ``audit.record``; indexes are few,
+because each costs every decision: time, tenant with time, id, request id.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from sqlalchemy import BigInteger, Column, ForeignKey, Index, Integer, LargeBinary, Table, Text, text
+from sqlmodel import Field, SQLModel
+
+SCHEMA_VERSION: Final = 1
+
+# SQLite keys a table by its row number only when the type is exactly INTEGER; other databases need 64 bits named.
+_NUMBER = BigInteger().with_variant(Integer, "sqlite")
+
+
+class MetaRow(SQLModel, table=True):
+    """One fact about the log itself."""
+
+    __tablename__ = "meta"
+
+    key: str = Field(primary_key=True)
+    value: str
+
+
+class WordRow(SQLModel, table=True):
+    """One searchable text and its number."""
+
+    __tablename__ = "word"
+
+    number: int = Field(sa_type=_NUMBER, primary_key=True)
+    text: str = Field(sa_type=Text, unique=True)
+
+
+class EntryRow(SQLModel, table=True):
+    """One entry. The columns that are numbers of words have the names of ``audit.record.Search``."""
+
+    __tablename__ = "entry"
+    __table_args__ = (
+        Index("entry_by_time", "time_us"),
+        Index("entry_by_tenant", "tenant", "time_us"),
+        Index("entry_by_request", "request_id", sqlite_where=text("request_id IS NOT NULL")),
+    )
+
+    index: int = Field(sa_type=_NUMBER, primary_key=True)
+    id: bytes = Field(sa_type=LargeBinary, unique=True)
+    kind: int
+    time_us: int = Field(sa_type=_NUMBER)
+    tenant: int | None
+    project: int | None
+    environment: int | None
+    principal: int | None
+    outcome: int | None
+    denied_by: int | None
+    pool: int | None
+    provider: int | None
+    country: int | None
+    model: int | None
+    model_version: int | None
+    classification: int | None
+    sla_class: int | None
+    mode: int | None
+    policy_commit: int | None
+    fleet_commit: int | None
+    sheet: int | None
+    request_id: str | None = Field(sa_type=Text)
+    leaf_hash: bytes = Field(sa_type=LargeBinary)
+
+
+class BodyRow(SQLModel, table=True):
+    """The exact bytes of an entry."""
+
+    __tablename__ = "body"
+
+    index: int = Field(sa_column=Column("index", _NUMBER, ForeignKey("entry.index"), primary_key=True))
+    body: bytes = Field(sa_type=LargeBinary)
+
+
+class EntryTermRow(SQLModel, table=True):
+    """One value of a field that an entry has several of."""
+
+    __tablename__ = "entry_term"
+    __table_args__ = {"sqlite_with_rowid": False}
+
+    field: int = Field(primary_key=True)
+    value: int = Field(primary_key=True)
+    index: int = Field(sa_column=Column("index", _NUMBER, ForeignKey("entry.index"), primary_key=True))
+
+
+class SheetTermRow(SQLModel, table=True):
+    """One rejected pool or rule of a sheet; ``sheet`` is the word number of its digest."""
+
+    __tablename__ = "sheet_term"
+    __table_args__ = {"sqlite_with_rowid": False}
+
+    field: int = Field(primary_key=True)
+    value: int = Field(primary_key=True)
+    sheet: int = Field(primary_key=True)
+
+
+class BlobRow(SQLModel, table=True):
+    """Shared content; ``encoding`` is ``plain`` or ``zlib``."""
+
+    __tablename__ = "blob"
+
+    digest: str = Field(primary_key=True)
+    kind: str
+    encoding: str
+    content: bytes = Field(sa_type=LargeBinary)
+
+
+def _table(row: type[SQLModel]) -> Table:
+    found: Any = row.__dict__["__table__"]
+    assert isinstance(found, Table)
+    return found
+
+
+META: Final = _table(MetaRow)
+WORD: Final = _table(WordRow)
+ENTRY: Final = _table(EntryRow)
+BODY: Final = _table(BodyRow)
+ENTRY_TERM: Final = _table(EntryTermRow)
+SHEET_TERM: Final = _table(SheetTermRow)
+BLOB: Final = _table(BlobRow)
+TABLES: Final = (META, WORD, ENTRY, BODY, ENTRY_TERM, SHEET_TERM, BLOB)
