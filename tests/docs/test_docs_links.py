@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -15,10 +14,9 @@ LINK = re.compile(r"\[[^\]]*\]\(\s*<?([^)\s>]+)>?[^)]*\)")
 
 
 def documents(repository: Path) -> list[Path]:
-    """Every Markdown file that git knows or would add."""
-    command = ["git", "-C", str(repository), "ls-files", "--cached", "--others", "--exclude-standard", "*.md"]
-    names = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    return [repository / name for name in names if (repository / name).is_file()]
+    """Every Markdown file of the checkout; folders with a leading dot hold what is not ours."""
+    found = sorted(repository.rglob("*.md"))
+    return [path for path in found if not any(part.startswith(".") for part in path.relative_to(repository).parts)]
 
 
 def anchors(text: str) -> set[str]:
