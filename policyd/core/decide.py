@@ -224,12 +224,10 @@ def obligations_json(ranked: tuple[Scored, ...], workload: Workload) -> list[dic
 
 def rejected_fragments(decision: Decision, sheet: Sheet) -> list[orjson.Fragment | dict[str, Any]]:
     """The answer's ``rejected``: what the tenant may see of the sheet's refusals and of this moment's, by pool id."""
-    if not any(not row.hidden for row, _ in decision.refused):
+    if not decision.refused:
         return [fragment for _, fragment in sheet.shown_refused]
     entries: list[tuple[str, Any]] = list(sheet.shown_refused)
     entries += [
-        (row.pool, {"pool": row.pool, "violations": [violation]})
-        for row, violation in decision.refused
-        if not row.hidden
+        (row.pool, {"pool": row.pool, "violations": [violation]}) for row, violation in decision.refused
     ]
     return [entry for _, entry in sorted(entries, key=lambda item: item[0])]

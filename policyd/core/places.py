@@ -64,3 +64,18 @@ def expand_one(name: str, groups: Mapping[str, frozenset[str]] = GROUPS) -> froz
     near = difflib.get_close_matches(name.upper(), [*groups, *COUNTRIES], n=1, cutoff=0.4)
     hint = f"; did you mean {near[0]}?" if near else ""
     raise UnknownPlace(f"unknown country or group {name!r}{hint} (ISO 3166-1 alpha-2, for example GB and not UK)")
+
+
+def compact(countries: Iterable[str], groups: Mapping[str, frozenset[str]] = GROUPS) -> list[str]:
+    """The same countries as few names: the largest groups that lie wholly inside, then what is left, sorted.
+
+    ``expand(compact(c)) == set(c)``. Used where a person or a log reads the list.
+    """
+    left = set(countries)
+    whole = frozenset(left)
+    names: list[str] = []
+    for name, members in sorted(groups.items(), key=lambda item: (-len(item[1]), item[0])):
+        if len(members) > 1 and members <= whole and members & left == members:
+            names.append(name)
+            left -= members
+    return names + sorted(left)

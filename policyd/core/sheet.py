@@ -57,7 +57,6 @@ class Row:
     steadiness_inputs: Mapping[str, Any]
     warnings: tuple[Mapping[str, Any], ...] = ()
     obligations: tuple[Mapping[str, Any], ...] = ()
-    hidden: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +91,12 @@ class Sheet:
 class Grouping:
     """The pools of a fleet for one model, grouped by what each package reads of them. Made once per snapshot and model.
 
-    ``groups[package]`` maps the projected JSON to the ids that share it; ``missing[package][pool]`` names absent paths.
+    ``groups[package]`` maps the projected JSON to the ids that share it; ``missing[package][pool]`` names absent paths;
+    ``pricing`` says for each pool that offers the model how it is priced, or which fact is missing for that.
     """
 
     offered: frozenset[str]
+    pricing: Mapping[str, Pricing | str]
     groups: Mapping[str, Mapping[bytes, tuple[str, ...]]]
     missing: Mapping[str, Mapping[str, tuple[str, ...]]]
 
@@ -121,7 +122,16 @@ def group_pools(fleet: Fleet, policies: PolicySet, model: str) -> Grouping:
                 by_json.setdefault(orjson.dumps(project(side, reads), option=_CANONICAL), []).append(name)
         groups[package.name] = {key: tuple(names) for key, names in by_json.items()}
         missing[package.name] = absent
-    return Grouping(offered, groups, missing)
+    return Grouping(offered, _pricings(fleet, model), groups, missing)
+
+
+def _pricings(fleet: Fleet, model: str) -> dict[str, Pricing | str]:
+    offerings = ((pool, pool.offering(model)) for pool in fleet.pools.values())
+    return {
+        pool.id: pricing_of(pool, offering, performance_of(pool, offering, fleet), fleet)
+        for pool, offering in offerings
+        if offering is not None
+    }
 
 
 def _side(package: Package, *, class_side: bool) -> tuple[tuple[str, ...], ...]:
@@ -234,12 +244,12 @@ def assemble(basis: Basis, view: ClassView, answers: Mapping[Question, Answer], 
     sla = basis.fleet.sla_classes[basis.workload.sla_class]
     for pool in basis.fleet.pools.values():
         found = findings[pool.id]
-        violations = [*_core_violations(basis, pool), *found.violations]
         hidden = not _visible(basis, pool)
-        pricing = _pricing(basis, pool)
+        violations = [*_core_violations(basis, pool, hidden), *found.violations]
+        pricing = basis.grouping.pricing.get(pool.id, "offerings")
         if isinstance(pricing, str) and pool.id in basis.grouping.offered:
             violations.append(_core_violation("price_unknown", f"{pool.id} has no usable price", pricing, "a fact"))
-        row = None if violations else _row(basis, pool, found, pricing, hidden)
+        row = None if violations else _row(basis, pool, found, pricing)
         if isinstance(row, Row):
             rows.append(row)
         else:
@@ -254,7 +264,7 @@ def assemble(basis: Basis, view: ClassView, answers: Mapping[Question, Answer], 
         weights=sla.weights.model_dump(),
         sla=sla.model_dump(exclude={"weights"}),
         header={
-            "key": hashlib.sha256(view.key).hexdigest(),
+            "class": orjson.Fragment(view.key),
             "policy": basis.policies.digest,
             "fleet": basis.fleet.digest,
             "engine": basis.policies.engine,
@@ -292,7 +302,7 @@ def seal(
         refused=refused,
         weights=weights,
         sla=sla,
-        hidden_total=sum(row.hidden for row in rows) + sum(entry.hidden for entry in refused),
+        hidden_total=sum(entry.hidden for entry in refused),
         reads_clock=reads_clock,
         failed=failed,
         shown_refused=tuple(
@@ -441,8 +451,18 @@ def _fact_missing(package: Package, paths: Sequence[str]) -> Violation:
     )
 
 
-def _core_violations(basis: Basis, pool: Pool) -> list[Violation]:
+def _core_violations(basis: Basis, pool: Pool, hidden: bool) -> list[Violation]:
     violations = []
+    if hidden:
+        violations.append(
+            _core_violation(
+                "not_visible",
+                f"tenant {basis.workload.tenant} may not see pool {pool.id}",
+                pool.group,
+                "view",
+                "ask the governance team; the tenant does not learn that this pool exists",
+            )
+        )
     if not basis.may_place(pool.group):
         violations.append(
             _core_violation(
@@ -491,14 +511,7 @@ def _visible(basis: Basis, pool: Pool) -> bool:
     return mine and basis.may_view(pool.group)
 
 
-def _pricing(basis: Basis, pool: Pool) -> Pricing | str:
-    offering = pool.offering(basis.workload.model)
-    if offering is None:
-        return "offerings"
-    return pricing_of(pool, offering, performance_of(pool, offering, basis.fleet), basis.fleet)
-
-
-def _row(basis: Basis, pool: Pool, found: _Found, pricing: Pricing | str, hidden: bool) -> Row | Violation:
+def _row(basis: Basis, pool: Pool, found: _Found, pricing: Pricing | str) -> Row | Violation:
     offering = pool.offering(basis.workload.model)
     performance = None if offering is None else performance_of(pool, offering, basis.fleet)
     if offering is None or isinstance(pricing, str) or performance is None:
@@ -532,7 +545,6 @@ def _row(basis: Basis, pool: Pool, found: _Found, pricing: Pricing | str, hidden
         steadiness_inputs=steadiness_inputs,
         warnings=tuple(sorted(found.warnings, key=_violation_order)),
         obligations=tuple(sorted(found.obligations, key=lambda o: orjson.dumps(o, option=_CANONICAL))),
-        hidden=hidden,
     )
 
 

@@ -1,0 +1,202 @@
+"""From a decision to the two things that leave the service: the answer to the caller and the record for the log.
+
+Rules: the answer is made from the same values as the record; the record is small because it names the sheet, the facts
+and the revisions by digest; nothing here decides.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from audit.record import Blob, Entry, Search, Term, encode
+from policyd.core.decide import Decision, obligations_json, ranked_json, rejected_fragments
+from policyd.core.facts import Facts
+from policyd.core.places import compact
+from policyd.core.sheet import Sheet
+from policyd.core.snapshot import Snapshot
+from policyd.core.workload import DecisionOptions, Workload
+from policyd.errors import PolicydError
+from policyd.services.clock import rfc3339
+
+RECORD_VERSION: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A decision with everything it was made from: what the answer and the record are written from."""
+
+    id: str
+    time_us: int
+    valid_until_us: int
+    principal: str
+    request_id: str
+    workload: Workload
+    options: DecisionOptions
+    sheet: Sheet
+    facts: Facts
+    snapshot: Snapshot
+    decision: Decision
+    mode: str = "enforce"
+
+
+def answer(made: Made, audit: Mapping[str, Any] | None) -> bytes:
+    """The body of ``POST /v1/decisions``. ``audit`` is the position in the log; None only in a simulation."""
+    return orjson.dumps(answer_json(made, audit))
+
+
+def answer_json(made: Made, audit: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The answer as JSON values; already encoded parts are ``orjson.Fragment``."""
+    decision, workload, snapshot = made.decision, made.workload, made.snapshot
+    returned = decision.ranked[: made.options.limit]
+    document: dict[str, Any] = {
+        "id": made.id,
+        "outcome": decision.outcome,
+        "time": rfc3339(made.time_us),
+        "valid_until": rfc3339(made.valid_until_us),
+        "mode": made.mode,
+        "workload": workload.to_json(),
+        "ranked": [
+            ranked_json(scored, rank, workload, made.sheet, made.facts) for rank, scored in enumerate(returned, 1)
+        ],
+        "ranked_total": len(decision.ranked),
+        "rejected": rejected_fragments(decision, made.sheet),
+        "hidden_total": made.sheet.hidden_total,
+        "obligations": obligations_json(returned, workload),
+        "reservation": None,
+        "sheet": made.sheet.digest,
+        "policy": {
+            "commit": snapshot.policies.commit,
+            "digest": snapshot.policies.digest,
+            "engine": snapshot.policies.engine,
+        },
+        "fleet": {"commit": snapshot.fleet.commit, "digest": snapshot.fleet.digest},
+        "facts": {"digest": made.facts.digest, "observed_at": made.facts.observed_at},
+        "audit": audit,
+    }
+    if decision.denied_by is not None:
+        document["denied_by"] = decision.denied_by
+    return document
+
+
+def entry_of(made: Made) -> Entry:
+    """The log entry of a decision. See ``audit.record`` for the fields."""
+    decision, workload, snapshot = made.decision, made.workload, made.snapshot
+    returned = decision.ranked[: made.options.limit]
+    body = {
+        "v": RECORD_VERSION,
+        "kind": "decision",
+        "id": made.id,
+        "time": rfc3339(made.time_us),
+        "valid_until": rfc3339(made.valid_until_us),
+        "principal": made.principal,
+        "request_id": made.request_id,
+        "mode": made.mode,
+        "workload": workload_record(workload, snapshot),
+        "limit": made.options.limit,
+        "outcome": decision.outcome,
+        "denied_by": decision.denied_by,
+        "ranked": [[s.row.pool, s.score_x1000, s.cost_micro_usd] for s in returned],
+        "ranked_total": len(decision.ranked),
+        "refused_now": [[row.pool, violation["rule"]] for row, violation in decision.refused],
+        "obligations": obligations_json(returned, workload),
+        "sheet": made.sheet.digest,
+        "facts": made.facts.digest,
+        "policy": [snapshot.policies.commit, snapshot.policies.digest, snapshot.policies.engine],
+        "fleet": [snapshot.fleet.commit, snapshot.fleet.digest],
+        "casbin": snapshot.entitlements.digest,
+    }
+    first = returned[0].row if returned else None
+    terms: list[Term] = [("data_source", name) for name in workload.sources]
+    for row, violation in decision.refused:
+        terms += [("rejected_pool", row.pool), ("rule", violation["rule"])]
+    search = Search(
+        **_scope(workload),
+        principal=made.principal,
+        outcome=decision.outcome,
+        denied_by=decision.denied_by,
+        pool=first.pool if first else None,
+        provider=first.provider if first else None,
+        country=(first.country or None) if first else None,
+        mode=made.mode,
+        policy_commit=snapshot.policies.commit,
+        fleet_commit=snapshot.fleet.commit,
+        request_id=made.request_id,
+        sheet=made.sheet.digest,
+    )
+    return Entry("decision", made.id, made.time_us, encode(body, os.urandom(16)), search, tuple(dict.fromkeys(terms)))
+
+
+def _scope(workload: Workload) -> dict[str, str]:
+    return {
+        "tenant": workload.tenant,
+        "project": workload.project,
+        "environment": workload.environment,
+        "model": workload.model,
+        "model_version": workload.model_version,
+        "classification": workload.classification,
+        "sla_class": workload.sla_class,
+    }
+
+
+def workload_record(workload: Workload, snapshot: Snapshot) -> dict[str, Any]:
+    """The workload as the log keeps it: as normalised, its countries written as few names."""
+    document = workload.to_json()
+    document["data"] = {**document["data"], "residency": compact(workload.permitted_countries, snapshot.fleet.groups)}
+    return document
+
+
+def sheet_blob(sheet: Sheet) -> Blob:
+    """The sheet for the log, findable by its refused pools and their rules."""
+    terms: dict[Term, None] = {}
+    for entry in sheet.refused:
+        terms["rejected_pool", entry.pool] = None
+        for violation in entry.violations:
+            terms["rule", violation["rule"]] = None
+    return Blob(sheet.digest, "sheet", sheet.content, tuple(terms))
+
+
+def error_entry(
+    *,
+    id: str,
+    time_us: int,
+    principal: str,
+    request_id: str,
+    asked: Mapping[str, Any],
+    error: PolicydError,
+    snapshot: Snapshot | None,
+    workload: Workload | None,
+) -> Entry:
+    """The log entry of a request that brought no decision: what was asked, by whom, and the error's code."""
+    kind: Any = "refusal" if error.http_status < 500 else "error"
+    body = {
+        "v": RECORD_VERSION,
+        "kind": kind,
+        "id": id,
+        "time": rfc3339(time_us),
+        "principal": principal,
+        "request_id": request_id,
+        "asked": asked,
+        "outcome": "error",
+        "code": error.code,
+        "detail": error.detail[:2_000],
+        "policy": [snapshot.policies.commit, snapshot.policies.digest] if snapshot else None,
+        "fleet": [snapshot.fleet.commit, snapshot.fleet.digest] if snapshot else None,
+    }
+    names = asked.get("workload", {})
+    scope = _scope(workload) if workload else {"tenant": names.get("tenant"), "model": names.get("model")}
+    search = Search(
+        **scope,
+        principal=principal,
+        outcome="error",
+        denied_by=error.code,
+        mode="enforce",
+        policy_commit=snapshot.policies.commit if snapshot else None,
+        fleet_commit=snapshot.fleet.commit if snapshot else None,
+        request_id=request_id,
+    )
+    return Entry(kind, id, time_us, encode(body, os.urandom(16)), search)

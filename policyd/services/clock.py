@@ -1,0 +1,65 @@
+"""Time and identifiers: the only place in the services that asks the machine for them.
+
+Rules: times are UTC; a UUIDv7 (RFC 9562, section 5.7) carries milliseconds and 74 random bits; within one process later
+identifiers are never smaller than earlier ones as far as the millisecond tells.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from zoneinfo import ZoneInfo
+
+Now = Callable[[], int]
+"""Microseconds since 1970, UTC."""
+
+
+def now_us() -> int:
+    """Microseconds since 1970, UTC."""
+    return time.time_ns() // 1_000
+
+
+def uuid7(time_us: int) -> str:
+    """A UUIDv7 for a time in microseconds, as lower-case text."""
+    value = (time_us // 1_000) << 80 | int.from_bytes(os.urandom(10), "big")
+    value = value & ~(0xF << 76) | (0x7 << 76)
+    value = value & ~(0x3 << 62) | (0x2 << 62)
+    text = f"{value:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def rfc3339(time_us: int) -> str:
+    """``2026-11-22T10:00:00.000000Z``."""
+    return _second(time_us // 1_000_000) + f".{time_us % 1_000_000:06d}Z"
+
+
+@lru_cache(maxsize=1_024)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+def day(time_us: int) -> str:
+    """The UTC day as ISO 8601."""
+    return _second(time_us // 1_000_000)[:10]
+
+
+@lru_cache(maxsize=256)
+def _hour_of_week(zone: str, quarter: int) -> int:
+    local = datetime.fromtimestamp(quarter * 900, UTC).astimezone(ZoneInfo(zone))
+    return local.weekday() * 24 + local.hour
+
+
+def hour_of_week(zone: str, time_us: int) -> int:
+    """Hours since Monday 00:00 in the zone, 0..167. Zones are offset from UTC by whole quarters of an hour."""
+    return _hour_of_week(zone, time_us // 900_000_000)
+
+
+def next_boundary_us(time_us: int, *, quarterly: bool) -> int:
+    """The next moment at which a verdict may change by itself: midnight UTC, or a quarter hour when hours are read."""
+    moment = datetime.fromtimestamp(time_us // 1_000_000, UTC)
+    midnight = (moment + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
+    boundary = int(midnight.timestamp()) * 1_000_000
+    return min(boundary, (time_us // 900_000_000 + 1) * 900_000_000) if quarterly else boundary

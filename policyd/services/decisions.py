@@ -1,0 +1,157 @@
+"""Decide, and record before answering: the life of a decision from a parsed request to durable bytes.
+
+    normalise -> class key -> sheet (found or made) -> decide -> record committed -> answer
+
+Rules: no answer leaves before its entry is durable; an error is recorded and raised, never turned into an allow; the
+snapshot and the facts are taken once at the start, so that a swap in between changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from audit.record import Blob, Entry
+from audit.store import Position
+from policyd.core.decide import decide
+from policyd.core.facts import Facts, crossed_percent
+from policyd.core.inputs import class_side
+from policyd.core.normalise import Normalised, Principal, normalise
+from policyd.core.sheet import Sheet, class_key
+from policyd.core.snapshot import Snapshot
+from policyd.core.workload import DecisionRequest, Workload
+from policyd.errors import AuditError, Forbidden, PolicydError
+from policyd.services.answers import Made, answer, entry_of, error_entry, sheet_blob
+from policyd.services.clock import Now, day, hour_of_week, next_boundary_us, now_us, uuid7
+from policyd.services.sheets import SheetBook
+
+REMEMBERED_BLOBS_MAX = 8_192
+
+
+class Log(Protocol):
+    """The writing side of the decision log: resolves only when the entry is durable."""
+
+    async def submit(self, entry: Entry, blobs: Sequence[Blob] = ()) -> Position: ...
+
+
+class FactsNow(Protocol):
+    """The newest facts and their bytes for the log."""
+
+    def current(self) -> tuple[Facts, Blob]: ...
+
+
+class SnapshotNow(Protocol):
+    """The live snapshot."""
+
+    def current(self) -> Snapshot: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A durable decision: its id, the made parts, and the body to send."""
+
+    id: str
+    made: Made
+    body: bytes
+
+
+@dataclass
+class DecisionService:
+    """Answers ``POST /v1/decisions`` and ``policyd decide``."""
+
+    snapshots: SnapshotNow
+    facts: FactsNow
+    book: SheetBook
+    log: Log
+    origin: str
+    ttl_ms: int = 60_000
+    now: Now = now_us
+    _durable: OrderedDict[str, None] = field(default_factory=OrderedDict)
+
+    async def decide(self, request: DecisionRequest, principal: Principal, request_id: str) -> Answered:
+        """Decide, record, answer.
+
+        Raises any ``PolicydError``; all but those of the log itself and of overload are recorded before they are raised.
+        """
+        time_us = self.now()
+        decision_id = uuid7(time_us)
+        snapshot: Snapshot | None = None
+        normalised: Normalised | None = None
+        try:
+            snapshot = self.snapshots.current()
+            facts, facts_blob = self.facts.current()
+            normalised = normalise(request.workload, principal, snapshot.fleet)
+            self._permit(snapshot, principal, normalised.workload)
+            sheet = await self._sheet(snapshot, normalised, facts, time_us)
+            made = Made(
+                id=decision_id,
+                time_us=time_us,
+                valid_until_us=self._valid_until_us(snapshot, time_us),
+                principal=principal.name,
+                request_id=request_id,
+                workload=normalised.workload,
+                options=request.options,
+                sheet=sheet,
+                facts=facts,
+                snapshot=snapshot,
+                decision=decide(normalised.workload, sheet, facts),
+            )
+        except AuditError:
+            raise
+        except PolicydError as error:
+            entry = error_entry(
+                id=decision_id,
+                time_us=time_us,
+                principal=principal.name,
+                request_id=request_id,
+                asked=request.model_dump(mode="json", exclude_unset=True),
+                error=error,
+                snapshot=snapshot,
+                workload=normalised.workload if normalised else None,
+            )
+            await self.log.submit(entry)
+            raise
+        position = await self._commit(made, facts_blob)
+        audit = {"log": self.origin, "index": position.index, "leaf_hash": position.leaf_hash.hex()}
+        return Answered(decision_id, made, answer(made, audit))
+
+    def _permit(self, snapshot: Snapshot, principal: Principal, workload: Workload) -> None:
+        if not snapshot.entitlements.permits(principal.name, workload.tenant, "decisions", "decide"):
+            raise Forbidden(f"{principal.name!r} has no entitlement to decide for tenant {workload.tenant!r}")
+
+    async def _sheet(self, snapshot: Snapshot, normalised: Normalised, facts: Facts, time_us: int) -> Sheet:
+        document = class_document(snapshot, normalised, facts, time_us)
+        key = class_key(normalised.workload, document, snapshot.reads)
+        return self.book.find(snapshot, key) or await self.book.make(snapshot, key, normalised, document)
+
+    def _valid_until_us(self, snapshot: Snapshot, time_us: int) -> int:
+        boundary = next_boundary_us(time_us, quarterly=snapshot.reads.clock)
+        return min(time_us + self.ttl_ms * 1_000, boundary)
+
+    async def _commit(self, made: Made, facts_blob: Blob) -> Position:
+        blobs = []
+        if made.sheet.digest not in self._durable:
+            blobs.append(sheet_blob(made.sheet))
+        if facts_blob.digest not in self._durable:
+            blobs.append(facts_blob)
+        position = await self.log.submit(entry_of(made), blobs)
+        for blob in blobs:
+            self._durable[blob.digest] = None
+        while len(self._durable) > REMEMBERED_BLOBS_MAX:
+            self._durable.popitem(last=False)
+        return position
+
+
+def class_document(snapshot: Snapshot, normalised: Normalised, facts: Facts, time_us: int) -> Mapping[str, Any]:
+    """The class side of the input document at a moment."""
+    workload = normalised.workload
+    return class_side(
+        workload,
+        normalised.terms,
+        snapshot.fleet,
+        crossed_percent(snapshot.fleet, workload.tenant, workload.project, facts),
+        hour_of_week(snapshot.fleet.tenants[workload.tenant].zone, time_us),
+        day(time_us),
+    )
