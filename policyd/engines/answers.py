@@ -1,0 +1,140 @@
+"""From a question's bytes to the engine, and from the raw exports of a Rego package to an ``Answer``.
+
+Both engines pass through here, so that equal policies give equal answers. Rules: pure; sets have one canonical order;
+an integral float is an integer, any other float is an error; what is not well formed is an error and never a smaller
+answer. It refuses strings with quotes, backslashes or control characters in questions: one engine keeps strings in
+their escaped form and would compare, count and print them differently from the other.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from policyd.core.quantities import MAX_SAFE
+from policyd.core.verdict import Answer
+
+EXPORTS: Final = ("deny", "warn", "prefer", "obligation")
+PREFER_LIMIT: Final = 1000
+MAX_ITEMS: Final = 1000
+"""Most elements of one exported set for one pool."""
+
+_MAX_DEPTH: Final = 24
+_FORBIDDEN: Final = frozenset('"\\') | frozenset(map(chr, range(0x20)))
+
+
+class _Malformed(Exception):
+    """Why an answer or a question is no good; its text goes into ``Answer.error``."""
+
+
+def canonical_json(value: Any) -> str:
+    """One text for equal values: sorted keys, no blanks, no escapes beyond what JSON demands."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def unrepresentable(value: Any, depth: int = 0) -> str | None:
+    """Why a JSON value cannot go to every engine with the same meaning; None when it can."""
+    if value is None or isinstance(value, bool):
+        return None
+    if isinstance(value, int):
+        return None if -MAX_SAFE <= value <= MAX_SAFE else f"the number {value} is beyond ±{MAX_SAFE}"
+    if isinstance(value, float):
+        return f"{value} is no integer"
+    if isinstance(value, str):
+        return "a text holds a quote, a backslash or a control character" if not _FORBIDDEN.isdisjoint(value) else None
+    if depth >= _MAX_DEPTH:
+        return f"it is nested deeper than {_MAX_DEPTH}"
+    if isinstance(value, Mapping):
+        parts: list[Any] = [part for item in value.items() for part in item]
+    elif isinstance(value, list | tuple):
+        parts = list(value)
+    else:
+        return f"{type(value).__name__} is no JSON value"
+    for part in parts:
+        reason = unrepresentable(part, depth + 1)
+        if reason:
+            return reason
+    return None
+
+
+def question_fault(input_json: bytes) -> str | None:
+    """Why a question's input cannot be asked; None when it can. It must be a JSON object."""
+    try:
+        document = json.loads(input_json)
+    except (ValueError, RecursionError):
+        return "the question is no JSON"
+    if not isinstance(document, dict):
+        return "the question is no JSON object"
+    return unrepresentable(document)
+
+
+def answer_from(exports: Mapping[str, Any], rules: frozenset[str]) -> Answer:
+    """Judge the raw exports of one package. ``rules`` are the rule ids that its source declares."""
+    try:
+        return Answer(
+            deny=_violations("deny", exports.get("deny", []), rules),
+            warn=_violations("warn", exports.get("warn", []), rules),
+            prefer=_preference(exports.get("prefer", 0)),
+            obligation=_obligations(exports.get("obligation", [])),
+        )
+    except _Malformed as fault:
+        return Answer(error=str(fault))
+
+
+def _violations(export: str, value: Any, rules: frozenset[str]) -> tuple[Mapping[str, Any], ...]:
+    items = _objects(export, value)
+    for item in items:
+        if not isinstance(item.get("rule"), str):
+            raise _Malformed(f"{export}: a violation has no text `rule`")
+        if item["rule"] not in rules:
+            raise _Malformed(f"{export}: the rule '{item['rule']}' is not declared in the package")
+    return items
+
+
+def _obligations(value: Any) -> tuple[Mapping[str, Any], ...]:
+    items = _objects("obligation", value)
+    for item in items:
+        if not isinstance(item.get("name"), str):
+            raise _Malformed("obligation: an obligation has no text `name`")
+    return items
+
+
+def _objects(export: str, value: Any) -> tuple[Mapping[str, Any], ...]:
+    if not isinstance(value, list):
+        raise _Malformed(f"{export}: not a set (write `{export} contains …`)")
+    if len(value) > MAX_ITEMS:
+        raise _Malformed(f"{export}: more than {MAX_ITEMS} elements")
+    items: list[Mapping[str, Any]] = []
+    for item in value:
+        if not isinstance(item, dict):
+            raise _Malformed(f"{export}: an element is not an object")
+        items.append(_plain(export, item, 0))
+    # Two elements that differ as 1 and 1.0 are one element once numbers are equal on every engine.
+    unique = {canonical_json(item): item for item in items}
+    return tuple(unique[text] for text in sorted(unique))
+
+
+def _preference(value: Any) -> int:
+    number = _plain("prefer", value, 0)
+    if type(number) is not int or not -PREFER_LIMIT <= number <= PREFER_LIMIT:
+        raise _Malformed(f"prefer: not an integer from -{PREFER_LIMIT} to {PREFER_LIMIT}")
+    return number
+
+
+def _plain(export: str, value: Any, depth: int) -> Any:
+    """The value with integral floats as integers. Raises ``_Malformed`` for other floats and unsafe integers."""
+    if isinstance(value, bool) or value is None or isinstance(value, str):
+        return value
+    if isinstance(value, int | float):
+        if not -MAX_SAFE <= value <= MAX_SAFE:
+            raise _Malformed(f"{export}: a number is beyond ±{MAX_SAFE}")
+        if value != int(value):
+            raise _Malformed(f"{export}: {value} is no integer")
+        return int(value)
+    if depth >= _MAX_DEPTH:
+        raise _Malformed(f"{export}: nested deeper than {_MAX_DEPTH}")
+    if isinstance(value, dict):
+        return {str(key): _plain(export, part, depth + 1) for key, part in value.items()}
+    # A set inside a value is printed as a list, in an order of the engine's own; so every list here gets one order.
+    return sorted((_plain(export, part, depth + 1) for part in value), key=canonical_json)

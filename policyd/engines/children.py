@@ -1,0 +1,112 @@
+"""Worker processes of the embedded engine: start, talk, kill.
+
+Rules: a child gets an empty environment, its memory is limited, its answers are read line by line, and it is killed
+with SIGKILL, because nothing else stops an engine in the middle of an evaluation. A child that dies says so as
+``WorkerDied``; nothing here judges what that means.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from policyd.errors import EngineCrashed, EngineTimeout
+
+WORKER_SCRIPT: Final = Path(__file__).with_name("worker.py")
+LINE_LIMIT_BYTES: Final = 64 * 1024 * 1024
+START_TIMEOUT_S: Final = 20.0
+_REAP_TIMEOUT_S: Final = 5.0
+
+
+class WorkerDied(EngineCrashed):
+    """The child ended, or its answer was no answer."""
+
+
+class Worker:
+    """One child process. Not for concurrent use: whoever holds it has it alone."""
+
+    def __init__(self, process: asyncio.subprocess.Process, version: str) -> None:
+        self._process = process
+        self.version = version
+        self.loaded: set[str] = set()
+
+    @property
+    def pid(self) -> int:
+        """Process id of the child."""
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """False once the child's end has been seen."""
+        return self._process.returncode is None
+
+    @classmethod
+    async def start(cls, memory_bytes: int) -> Worker:
+        """Start a child and wait until its engine is loaded. Raises ``EngineCrashed`` or ``EngineTimeout``."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-I",
+            str(WORKER_SCRIPT),
+            str(memory_bytes),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+            env={},
+            limit=LINE_LIMIT_BYTES,
+            start_new_session=True,
+        )
+        worker = cls(process, "")
+        try:
+            worker.version = str((await worker.answer(START_TIMEOUT_S))["ready"])
+        except BaseException:
+            await worker.kill()
+            raise
+        return worker
+
+    def send(self, request: Mapping[str, Any]) -> None:
+        """Write one request without waiting. Raises ``WorkerDied`` when the child is gone."""
+        pipe = self._process.stdin
+        if pipe is None or pipe.is_closing():
+            raise WorkerDied("the worker process is gone")
+        pipe.write(json.dumps(request, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
+
+    async def answer(self, timeout_s: float) -> dict[str, Any]:
+        """The next answer. Raises ``EngineTimeout`` when it does not come in time, ``WorkerDied`` when it cannot."""
+        pipe = self._process.stdout
+        if pipe is None:
+            raise WorkerDied("the worker process has no output")
+        try:
+            line = await asyncio.wait_for(pipe.readline(), timeout_s)
+        except TimeoutError:
+            raise EngineTimeout(f"no answer within {int(timeout_s * 1000)} ms") from None
+        except (ValueError, ConnectionError) as fault:
+            raise WorkerDied(f"the worker's answer cannot be read: {fault}") from fault
+        if not line.endswith(b"\n"):
+            raise WorkerDied("the worker process died")
+        answer = json.loads(line)
+        if not isinstance(answer, dict):
+            raise WorkerDied("the worker answered with something that is no object")
+        return answer
+
+    async def ask(self, request: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
+        """One request, one answer."""
+        self.send(request)
+        return await self.answer(timeout_s)
+
+    async def kill(self) -> None:
+        """End the child now and wait for its end. Safe to call twice."""
+        if self._process.returncode is None:
+            try:
+                self._process.kill()
+            except ProcessLookupError:
+                pass
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        try:
+            await asyncio.wait_for(asyncio.shield(self._process.wait()), _REAP_TIMEOUT_S)
+        except TimeoutError as fault:
+            raise EngineCrashed(f"the worker process {self.pid} does not end") from fault

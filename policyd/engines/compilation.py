@@ -1,0 +1,90 @@
+"""Compiles a policy tree in a process of its own, for every engine.
+
+The read sets, the list of built-ins and the static checks come from this one compilation, whichever engine evaluates
+later. Rules: a tree that makes the compiler crash or hang costs one process and gives a finding; nothing of a failed
+compilation is kept.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from policyd.core.verdict import PolicySet
+from policyd.engines.children import Worker, WorkerDied
+from policyd.engines.compiler import Prepared, engine_findings, finish, prepare
+from policyd.engines.plan import read_plan
+from policyd.errors import EngineError, EngineTimeout, Finding, PolicyInvalid
+from policyd.ports import PolicyTree
+
+COMPILE_TIMEOUT_S: Final = 30.0
+COMPILE_MEMORY_BYTES: Final = 2 * 1024**3
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """A policy set that passed every check, what it was made from, and the binary bundle of the embedded engine."""
+
+    policies: PolicySet
+    prepared: Prepared
+    bundle: bytes
+
+
+async def compile_tree(tree: PolicyTree, engine_name: str) -> Compiled:
+    """Compile and check a tree. Raises ``PolicyInvalid`` with every finding, ``EngineError`` when no child starts."""
+    prepared = prepare(tree)
+    with tempfile.TemporaryDirectory(prefix="policyd-compile-") as directory:
+        findings = list(prepared.findings)
+        place = Path(directory)
+        findings.extend(await build_bundle(prepared.modules, prepared.data, prepared.entrypoints, prepared, place))
+        if not findings:
+            document = json.loads((place / "plan" / "plan.json").read_bytes())
+            try:
+                policies, faults = finish(tree, prepared, read_plan(document), engine_name)
+            except (KeyError, TypeError) as fault:
+                raise EngineError(f"the compiled plan has an unknown shape: {fault!r}") from fault
+            if not faults:
+                return Compiled(policies, prepared, (place / "bundle").read_bytes())
+            findings = faults
+    raise PolicyInvalid(f"{len(findings)} findings in the policies", findings=sorted(set(findings), key=str))
+
+
+async def build_bundle(
+    modules: tuple[tuple[str, str], ...],
+    data: dict[str, object],
+    entrypoints: tuple[str, ...],
+    prepared: Prepared,
+    place: Path,
+) -> list[Finding]:
+    """Have a child write ``plan/plan.json`` and ``bundle`` below ``place``; the engine's faults as findings."""
+    worker = await Worker.start(COMPILE_MEMORY_BYTES)
+    reading = ""
+    try:
+        worker.send(
+            {
+                "do": "compile",
+                "modules": modules,
+                "data": json.dumps(data, ensure_ascii=False),
+                "entrypoints": entrypoints,
+                "plan_directory": str(place / "plan"),
+                "bundle": str(place / "bundle"),
+            }
+        )
+        while "faults" not in (answer := await worker.answer(COMPILE_TIMEOUT_S)):
+            reading = answer["reading"]
+    except WorkerDied:
+        return [_fatal(reading, "the engine died")]
+    except EngineTimeout:
+        return [_fatal(reading, f"the engine did not end within {int(COMPILE_TIMEOUT_S)} s")]
+    finally:
+        await worker.kill()
+    return engine_findings(prepared, [(path, message) for path, message in answer["faults"]])
+
+
+def _fatal(reading: str, what: str) -> Finding:
+    if reading:
+        return Finding(f"{reading}:1", f"{what} while it read this file; simplify what was changed last")
+    return Finding("", f"{what} while it compiled the policies; simplify what was changed last")

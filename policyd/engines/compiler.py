@@ -1,0 +1,240 @@
+"""From the text of a policy tree to packages that may go live, the same for every engine.
+
+Two steps around the engine's own compilation: ``prepare`` reads the text (syntax, METADATA, settings, entrypoints) and
+``finish`` reads the compiled plan (read sets, built-ins, and the faults that the engine keeps quiet about). Rules:
+pure; every fault is a finding with ``path:line``; a tree with one finding does not go live. It refuses a package in two
+files, data outside ``settings``, and rules that read documents which are neither input nor settings.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any, Final
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from policyd.core.verdict import Package, PolicySet
+from policyd.engines.answers import unrepresentable
+from policyd.engines.capabilities import ARITY, refusal
+from policyd.engines.metadata import PLACEMENT, PackageDoc, describe
+from policyd.engines.plan import Function, Plan, all_statements, plan_findings, reachable
+from policyd.engines.readsets import ReadSet, read_set
+from policyd.engines.source import Source, read_source, syntax_findings
+from policyd.errors import Finding
+from policyd.ports import PolicyTree
+
+SETTINGS: Final = "settings"
+SET_EXPORTS: Final = frozenset({"deny", "warn", "obligation"})
+_LIBRARY: Final = re.compile(r"lib(\.[a-z_][a-z0-9_]*)*")
+_PLACEMENT_NAME: Final = re.compile(r"placement\.[a-z_][a-z0-9_]*")
+_PLACE_IN_ERROR: Final = re.compile(r"\(error \d+:([^|]*)\|(\d+)\|(\d+)\s*\(errormsg \d+:(.*?)\)\s*\(", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A tree, read: modules in a fixed order, settings, package descriptions, and the entrypoints to compile."""
+
+    modules: tuple[tuple[str, str], ...]
+    settings: Mapping[str, Any]
+    sources: Mapping[str, Source]
+    docs: tuple[PackageDoc, ...]
+    entrypoints: tuple[str, ...]
+    findings: tuple[Finding, ...]
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """The data document that rules see."""
+        return {SETTINGS: self.settings}
+
+
+def entrypoint(package: str, export: str) -> str:
+    """The engine's name of one export of a placement package."""
+    return f"placement/{package}/{export}"
+
+
+def prepare(tree: PolicyTree) -> Prepared:
+    """Read the text of a tree. Faults are in ``findings``; the rest is as complete as they allow."""
+    findings: list[Finding] = []
+    settings, data_findings = settings_of(tree.data)
+    findings.extend(data_findings)
+    modules = tuple((str(path), tree.modules[path]) for path in sorted(tree.modules))
+    sources = {path: read_source(text) for path, text in modules}
+    docs: list[PackageDoc] = []
+    owners: dict[str, str] = {}
+    for path, source in sources.items():
+        findings.extend(syntax_findings(path, source))
+        findings.extend(_package_findings(path, source, owners))
+        doc, faults = describe(path, source)
+        findings.extend(faults)
+        if doc is not None:
+            docs.append(doc)
+    if not docs:
+        findings.append(Finding("", "the tree has no package below placement: it would refuse nothing"))
+    entrypoints = tuple(entrypoint(doc.name, export) for doc in docs for export in sorted(doc.exports))
+    return Prepared(modules, settings, sources, tuple(docs), entrypoints, tuple(findings))
+
+
+def _package_findings(path: str, source: Source, owners: dict[str, str]) -> Iterator[Finding]:
+    if not source.package:
+        return
+    where = f"{path}:{source.package_line}"
+    if not _LIBRARY.fullmatch(source.package) and not _PLACEMENT_NAME.fullmatch(source.package):
+        yield Finding(where, f"the package {source.package} is neither placement.<name> nor lib.<name>")
+    if source.package in owners:
+        yield Finding(where, f"the package {source.package} is also in {owners[source.package]}; one package, one file")
+    owners.setdefault(source.package, path)
+
+
+def settings_of(data: Mapping[PurePosixPath, str]) -> tuple[dict[str, Any], list[Finding]]:
+    """``data.settings``: what the JSON and YAML files below ``settings/`` say, merged as ``opa test`` merges them.
+
+    A file's mapping is placed under the directories above it. A name that two files give is a finding.
+    """
+    root: dict[str, Any] = {}
+    findings: list[Finding] = []
+    for path in sorted(data):
+        if path.parts[0] != SETTINGS or len(path.parts) < 2:
+            findings.append(Finding(f"{path}:1", f"data files stand below {SETTINGS}/"))
+            continue
+        values = _mapping_of(path, data[path], findings)
+        reason = unrepresentable(values)
+        if reason:
+            findings.append(Finding(f"{path}:1", f"{reason}; settings hold integers and plain texts"))
+        level = root
+        for part in path.parts[1:-1]:
+            level = level.setdefault(part, {})
+        findings.extend(_merge(level, values, str(path)))
+    return root, findings
+
+
+def _mapping_of(path: PurePosixPath, text: str, findings: list[Finding]) -> dict[str, Any]:
+    """JSON is read as YAML, which holds it. Names must be texts: JSON has no others."""
+    try:
+        values = YAML(typ="safe", pure=True).load(io.StringIO(text))
+    except YAMLError as fault:
+        mark = getattr(fault, "problem_mark", None)
+        line = mark.line + 1 if mark else 1
+        findings.append(Finding(f"{path}:{line}", f"neither YAML nor JSON: {getattr(fault, 'problem', fault)}"))
+        return {}
+    if not isinstance(values, dict):
+        findings.append(Finding(f"{path}:1", "the file is not a mapping of names to values"))
+        return {}
+    return values
+
+
+def _merge(level: dict[str, Any], values: Mapping[str, Any], path: str) -> Iterator[Finding]:
+    for key, value in values.items():
+        if not isinstance(key, str):
+            yield Finding(f"{path}:1", f"the name {key!r} is no text")
+        elif isinstance(level.get(key), dict) and isinstance(value, dict):
+            yield from _merge(level[key], value, path)
+        elif key in level:
+            yield Finding(f"{path}:1", f"the setting '{key}' is given in two files")
+        else:
+            level[key] = value
+
+
+def engine_findings(prepared: Prepared, faults: Sequence[tuple[str, str]]) -> list[Finding]:
+    """The engine's own refusals, as findings. The engine counts bytes from the start of a file; people count lines."""
+    texts = dict(prepared.modules)
+    findings: list[Finding] = []
+    for path, message in faults:
+        places = _PLACE_IN_ERROR.findall(message)
+        for file, offset, _, words in places:
+            line = texts.get(file, "").encode()[: int(offset)].count(b"\n") + 1
+            findings.append(Finding(f"{file}:{line}", " ".join(words.split())))
+        if not places:
+            findings.append(Finding(f"{path}:1" if path else "", " ".join(message.split())[:300]))
+    return list(dict.fromkeys(findings))
+
+
+def finish(tree: PolicyTree, prepared: Prepared, plan: Plan, engine: str) -> tuple[PolicySet, list[Finding]]:
+    """Read the compiled plan: what each package reads, and what is wrong with it."""
+    findings = list(plan_findings(plan, ARITY))
+    packages: dict[str, Package] = {}
+    for doc in prepared.docs:
+        roots = [f"g0.data.placement.{doc.name}.{export}" for export in doc.exports]
+        functions = [plan.functions[name] for name in sorted(reachable(plan, roots))]
+        reads = read_set(plan, [entrypoint(doc.name, export) for export in sorted(doc.exports)])
+        findings.extend(_builtin_findings(plan, functions))
+        findings.extend(_export_findings(plan, doc))
+        findings.extend(_read_findings(doc, reads, prepared.settings))
+        packages[doc.name] = _package(doc, reads)
+    unique = sorted(set(findings), key=lambda finding: (finding.where, finding.message))
+    return PolicySet(tree.digest, tree.commit, engine, packages, prepared.settings), unique
+
+
+def _package(doc: PackageDoc, reads: ReadSet) -> Package:
+    return Package(
+        name=doc.name,
+        title=doc.title,
+        enforcement=doc.enforcement,
+        owner=doc.owner,
+        remedy=doc.remedy,
+        location=f"{doc.path}:{doc.line}",
+        exports=doc.exports,
+        reads=reads.reads,
+        optional=doc.optional,
+        builtins=reads.builtins,
+        rules=doc.rules,
+    )
+
+
+def _builtin_findings(plan: Plan, functions: Sequence[Function]) -> Iterator[Finding]:
+    for function in functions:
+        for kind, fields in all_statements(function.blocks):
+            where = plan.where(fields, function)
+            if kind == "CallStmt" and fields["func"] not in plan.functions:
+                reason = refusal(fields["func"])
+                if reason and not fields["func"].startswith(("data.", "g0.")):
+                    yield Finding(where, reason)
+            elif kind == "WithStmt":
+                yield Finding(where, "`with` has no place in a policy: what the rule reads could not be known")
+            elif kind == "CallDynamicStmt":
+                yield Finding(where, "a function is chosen while the rule runs; name it")
+
+
+def _export_findings(plan: Plan, doc: PackageDoc) -> Iterator[Finding]:
+    """``deny``, ``warn`` and ``obligation`` are sets; ``prefer`` is one value; none is a function."""
+    for export in sorted(doc.exports):
+        function = plan.functions.get(f"g0.data.placement.{doc.name}.{export}")
+        if function is None:
+            yield Finding(f"{doc.path}:{doc.line}", f"the engine compiled no rule {export}")
+            continue
+        first = [kind for kind, _ in all_statements(function.blocks[:1])]
+        makes_set, makes_object = "MakeSetStmt" in first, "MakeObjectStmt" in first
+        where = plan.where({}, function)
+        if len(function.params) != 2:
+            yield Finding(where, f"{export} is a function; it must be a rule")
+        elif export in SET_EXPORTS and not makes_set:
+            yield Finding(where, f"{export} is not a set; write `{export} contains … if {{ … }}`")
+        elif export not in SET_EXPORTS and (makes_set or makes_object):
+            yield Finding(where, f"{export} is not one value; write `{export} := … if {{ … }}`")
+
+
+def _read_findings(doc: PackageDoc, reads: ReadSet, settings: Mapping[str, Any]) -> Iterator[Finding]:
+    where = f"{doc.path}:{doc.line}"
+    if () in reads.reads:
+        yield Finding(where, "the package reads the input as a whole; name the fields that it needs")
+    for path in reads.data_reads:
+        dotted = ".".join(("data", *path))
+        if not path or path[0] != SETTINGS:
+            yield Finding(where, f"the package reads {dotted}; rules read input, data.settings and named rules only")
+        elif not _exists(settings, path[1:]):
+            yield Finding(where, f"the package reads {dotted}, which no settings file gives")
+    for path in sorted(doc.optional):
+        if not any(read[: len(path)] == path or path[: len(read)] == read for read in reads.reads):
+            yield Finding(where, f"custom.optional names {'.'.join(path)}, which the package does not read")
+
+
+def _exists(values: Any, path: Sequence[str]) -> bool:
+    for key in path:
+        if not isinstance(values, Mapping) or key not in values:
+            return False
+        values = values[key]
+    return True

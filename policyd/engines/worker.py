@@ -1,0 +1,152 @@
+"""The child process that runs the embedded engine: compiles policy trees and answers questions, one line each way.
+
+Started as a script with ``python -I``, with an empty environment; it imports nothing of policyd, so it starts fast and
+stays small. Requests come on stdin, one JSON object a line; answers leave on the descriptor that stdout was at the
+start. Before the engine is loaded, stdout is turned into stderr, because the engine's C++ code prints there.
+
+Rules: answers leave one by one, in order, so that the parent knows which question was running when this process dies;
+nothing is decided here: the parent judges every answer. It refuses to outlive its parent or its memory limit.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import resource
+import signal
+import sys
+from typing import Any, BinaryIO
+
+_PR_SET_PDEATHSIG = 1
+
+
+def _confine() -> BinaryIO:
+    """Die with the parent, leave no core file, and keep the answer channel to ourselves."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    answers = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)
+    return answers
+
+
+class _Engine:
+    """The loaded bundles of this process, by digest, each with an interpreter of its own."""
+
+    def __init__(self) -> None:
+        import regopy
+        from regopy import rego_shared
+
+        self._regopy = regopy
+        self._shared = rego_shared
+        self._loaded: dict[str, tuple[Any, Any]] = {}
+
+    @property
+    def version(self) -> str:
+        return str(self._regopy.__version__)
+
+    def _interpreter(self) -> Any:
+        interpreter = self._regopy.Interpreter()
+        interpreter.strict_built_in_errors = True
+        return interpreter
+
+    def load(self, digest: str, path: str) -> None:
+        interpreter = self._interpreter()
+        bundle = interpreter.load_bundle(path, self._regopy.BundleFormat.Binary)
+        if not bundle.ok():
+            raise RuntimeError(f"the bundle of {digest} does not load")
+        self._loaded[digest] = (interpreter, bundle)
+
+    def unload(self, digest: str) -> None:
+        self._loaded.pop(digest, None)
+
+    def compile(self, request: dict[str, Any], say: Any) -> dict[str, Any]:
+        interpreter = self._interpreter()
+        faults = []
+        for path, text in request["modules"]:
+            say({"reading": path})
+            try:
+                interpreter.add_module(path, text)
+            except self._shared.RegoError as fault:
+                faults.append([path, str(fault)])
+                # A failed module leaves the interpreter unusable: the rest is only read for more faults.
+                interpreter = self._interpreter()
+        if faults or not request["entrypoints"]:
+            return {"faults": faults}
+        say({"reading": ""})
+        try:
+            interpreter.add_data_json(request["data"])
+            bundle = interpreter.build(None, request["entrypoints"])
+            interpreter.save_bundle(request["plan_directory"], bundle)
+            interpreter.save_bundle(request["bundle"], bundle, self._regopy.BundleFormat.Binary)
+        except self._shared.RegoError as fault:
+            return {"faults": [["", str(fault)]]}
+        return {"faults": []}
+
+    def ask(self, digest: str, entrypoints: dict[str, str], question: str) -> dict[str, Any]:
+        interpreter, bundle = self._loaded[digest]
+        interpreter.set_input(self._regopy.Input(json.loads(question)))
+        exports: dict[str, Any] = {}
+        for export, entrypoint in entrypoints.items():
+            output = self._shared.rego_bundle_query_entrypoint(interpreter._impl, bundle._impl, entrypoint)
+            try:
+                text = self._shared.rego_output_string(output)
+                if not self._shared.rego_output_ok(output) or text.startswith("(error"):
+                    return {"error": f"{export}: {self._fault(output, text)}"}
+                if text != "undefined":
+                    exports[export] = json.loads(text)["expressions"][0]
+            except ValueError:
+                return {"error": f"{export}: the engine printed no JSON"}
+            finally:
+                self._shared.rego_free_output(output)
+        return {"exports": exports}
+
+    def _fault(self, output: Any, text: str) -> str:
+        """The engine's own words: from the error tree of a failed query, or from its printed form."""
+        marker = "errormsg "
+        if marker in text:
+            return text.split(marker, 1)[1].split(":", 1)[-1].split(")", 1)[0][:300]
+        found: list[str] = []
+        try:
+            self._collect(self._shared.rego_output_node(output), found, 0)
+        except (self._shared.RegoError, ValueError, TypeError):
+            pass
+        return "; ".join(found)[:300] or "the evaluation failed"
+
+    def _collect(self, node: Any, found: list[str], depth: int) -> None:
+        if depth > 6 or len(found) >= 3:
+            return
+        if self._shared.rego_node_type(node) == self._shared.NodeKind.ErrorMessage:
+            found.append(self._shared.rego_node_value(node))
+            return
+        for index in range(self._shared.rego_node_size(node)):
+            self._collect(self._shared.rego_node_get(node, index), found, depth + 1)
+
+
+def _serve(answers: BinaryIO, memory_bytes: int) -> None:
+    def say(message: dict[str, Any]) -> None:
+        answers.write(json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
+
+    engine = _Engine()
+    # Only now: the engine's allocator does not start below a limit on address space, but obeys one later.
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    say({"ready": engine.version})
+    for line in sys.stdin.buffer:
+        request = json.loads(line)
+        match request["do"]:
+            case "ask":
+                for package_entrypoints, question in request["questions"]:
+                    say(engine.ask(request["digest"], package_entrypoints, question))
+            case "load":
+                engine.load(request["digest"], request["bundle"])
+                say({"loaded": request["digest"]})
+            case "unload":
+                engine.unload(request["digest"])
+                say({"unloaded": request["digest"]})
+            case "compile":
+                say(engine.compile(request, say))
+
+
+if __name__ == "__main__":
+    _serve(_confine(), int(sys.argv[1]))
