@@ -1,0 +1,177 @@
+"""How fast the log takes decisions, and how much room one needs.
+
+    python bench/bench_commit.py [--entries 20000] [--directory DIR] [--durability power_safe]
+
+Entries are what a decision over 60 pools leaves: a body of about 1.2 KB, a sheet shared by a workload class, a random
+request id. The directory must be on the disk that is asked about; a temporary directory in memory says nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import tempfile
+import time
+from pathlib import Path
+from uuid import UUID, uuid4
+
+from audit.record import Blob, Entry, Search, encode
+from audit.store import Durability
+from policyd.services.commit import Committer
+from policyd.services.data_directory import DataDirectory
+
+POOLS = 60
+CLASSES = 200
+FLIGHTS = (1, 16, 64, 256)
+
+
+def uuid7(time_us: int) -> str:
+    """A UUIDv7 for this moment."""
+    stamp = (time_us // 1_000).to_bytes(6, "big") + os.urandom(10)
+    bits = int.from_bytes(stamp, "big") & ~(0xF << 76) & ~(0x3 << 62) | 0x7 << 76 | 0x2 << 62
+    return str(UUID(int=bits))
+
+
+def sheet(nth: int) -> Blob:
+    """A sheet of 60 pools, 40 of them refused, of about 40 KB."""
+    verdicts = [
+        {
+            "pool": f"provider-{pool % 9}-region-{pool}-h100",
+            "violations": [
+                {
+                    "policy": "residency",
+                    "rule": f"rule_{pool % 15}",
+                    "enforcement": "hard",
+                    "location": "policies/residency/residency.rego:10",
+                    "message": f"class {nth}: a location of pool {pool} is outside the permitted countries " * 4,
+                    "observed": {"processing": "US"},
+                    "required": ["DE", "FR", "IE", "NL"],
+                    "remedy": "choose a pool whose every location is permitted",
+                }
+            ],
+        }
+        for pool in range(POOLS)
+    ]
+    terms = [("rejected_pool", f"provider-{pool % 9}-region-{pool}-h100") for pool in range(20, POOLS)]
+    terms += [("rule", f"rule_{rule}") for rule in range(15)]
+    return Blob.of("sheet", encode({"verdicts": verdicts, "class": nth}, bytes(16)), tuple(terms))
+
+
+def decision(nth: int, sheet_digest: str) -> Entry:
+    """One allow: three ranked pools with components and cost."""
+    now_us = time.time_ns() // 1_000
+    entry_id, request_id = uuid7(now_us), str(uuid4())
+    commit = "9f2c" * 10
+    search = Search(
+        tenant=f"tenant-{nth % 8}",
+        project=f"tenant-{nth % 8}-support-chat-{nth % 3}",
+        environment="prod",
+        principal=f"service:gateway-{nth % 20}",
+        outcome="allow",
+        pool=f"onprem-fra-h100-{nth % 20}",
+        provider="onprem",
+        country="DE",
+        model="llama-3.1-70b-instruct",
+        model_version="2026-01-15",
+        classification="restricted",
+        sla_class="realtime",
+        mode="enforce",
+        policy_commit=commit,
+        fleet_commit=commit,
+        request_id=request_id,
+        sheet=sheet_digest,
+    )
+    ranked = [
+        {
+            "pool": f"onprem-fra-h100-{rank}",
+            "score": 871 - rank,
+            "scores": [1000, 800, 640, 720, 500],
+            "micro_usd": 5120,
+        }
+        for rank in range(3)
+    ]
+    body = {
+        "id": entry_id,
+        "kind": "decision",
+        "time": now_us,
+        "principal": search.principal,
+        "request_id": request_id,
+        "outcome": "allow",
+        "workload": {
+            "tenant": search.tenant,
+            "project": search.project,
+            "environment": "prod",
+            "model": search.model,
+            "model_version": search.model_version,
+            "data": {"classification": "restricted", "categories": ["personal"], "sources": ["crm-eu"]},
+            "demand": {"input_tokens": 1200 + nth % 4_000, "max_output_tokens": 400, "requests_per_hour": 3600},
+            "sla_class": "realtime",
+        },
+        "ranked": ranked,
+        "sheet": sheet_digest,
+        "facts": sheet_digest,
+        "policy": {"commit": commit, "digest": sheet_digest},
+        "fleet": {"commit": commit, "digest": sheet_digest},
+        "obligations": [{"name": "max_output_tokens", "value": 400}],
+    }
+    return Entry("decision", entry_id, now_us, encode(body, os.urandom(16)), search, (("data_source", "crm-eu"),))
+
+
+async def load(committer: Committer, entries: list[tuple[Entry, Blob]], in_flight: int) -> tuple[float, list[float]]:
+    """Entries per second and latencies in ms of a closed loop with this many callers."""
+    latencies: list[float] = []
+    waiting = iter(entries)
+
+    async def caller() -> None:
+        for entry, used in waiting:
+            started = time.perf_counter()
+            await committer.submit(entry, (used,))
+            latencies.append((time.perf_counter() - started) * 1_000)
+
+    started = time.perf_counter()
+    await asyncio.gather(*(caller() for _ in range(in_flight)))
+    return len(entries) / (time.perf_counter() - started), sorted(latencies)
+
+
+async def run(path: Path, entries_max: int, durability: Durability) -> None:
+    """Print the table. Entries are made before the clock starts: this measures the log, not the decision."""
+    sheets = [sheet(nth) for nth in range(CLASSES)]
+    rates: dict[int, float] = {}
+    recorded = 0
+    with DataDirectory(path) as directory:
+        committer = await Committer.open(directory, durability=durability)
+        for used in sheets:
+            await committer.submit(decision(0, used.digest), (used,))
+        await committer.close()
+        before_bytes = directory.log_path.stat().st_size
+        committer = await Committer.open(directory, durability=durability)
+        print(f"{'in flight':>10} {'entries/s':>10} {'p50 ms':>8} {'p99 ms':>8}")
+        for in_flight in FLIGHTS:
+            count = max(in_flight, entries_max * in_flight // max(FLIGHTS[-2], in_flight))
+            entries = [(decision(nth, used.digest), used) for nth in range(count) for used in (sheets[nth % CLASSES],)]
+            rates[in_flight], latencies = await load(committer, entries, in_flight)
+            recorded += count
+            p50, p99 = latencies[count // 2], latencies[count * 99 // 100]
+            print(f"{in_flight:>10} {rates[in_flight]:>10,.0f} {p50:>8.2f} {p99:>8.2f}")
+        await committer.close()
+        grown_bytes = directory.log_path.stat().st_size - before_bytes
+    print(f"grouped (64 in flight) / one by one: {rates[64] / rates[1]:.1f} x")
+    body_bytes = len(decision(0, sheets[0].digest).body)
+    print(f"bytes per decision: {grown_bytes / recorded:,.0f} (body {body_bytes:,}, {recorded:,} decisions)")
+    print(f"bytes per sheet of {POOLS} pools: {before_bytes / CLASSES:,.0f} (content {len(sheets[0].content):,})")
+
+
+def main() -> None:
+    """Read the flags and run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--entries", type=int, default=20_000)
+    parser.add_argument("--directory", type=Path, default=None)
+    parser.add_argument("--durability", choices=("power_safe", "process_safe"), default="power_safe")
+    flags = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=flags.directory or Path.cwd(), prefix=".bench-commit-") as scratch:
+        asyncio.run(run(Path(scratch), flags.entries, flags.durability))
+
+
+if __name__ == "__main__":
+    main()

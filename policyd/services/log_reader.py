@@ -1,0 +1,114 @@
+"""The reading side of the log: search and single records, beside a running writer or without one.
+
+Rules: reads run in threads, a few at a time, each with a deadline that really stops the database; the log's failures
+become ``policyd.errors``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, TypeVar
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from audit import query, store
+from audit.errors import AuditFailure, QueryInvalid
+from audit.query import DECISION_KINDS, LIMIT_DEFAULT, Page, Record
+from audit.record import Kind
+from policyd.errors import AuditError, Finding, NotFound, Overloaded, RequestError
+from policyd.services.data_directory import DataDirectory
+
+T = TypeVar("T")
+
+SEARCH_DEADLINE_MS: Final = 10_000
+_STEPS_BETWEEN_CLOCKS: Final = 10_000
+
+
+class LogReader:
+    """Reads one log. Made by ``open``; ``close`` gives its connections back.
+
+    Raises ``RequestError`` for a search that cannot be understood, ``NotFound``, and ``AuditError`` for a log that is
+    absent, damaged or too slow.
+    """
+
+    def __init__(self, directory: DataDirectory, *, deadline_ms: int = SEARCH_DEADLINE_MS) -> None:
+        self._deadline_ms = deadline_ms
+        try:
+            self._engine = store.open_sqlite_reader(directory.log_path)
+        except AuditFailure as error:
+            raise AuditError(f"the log cannot be read: {error}") from error
+
+    @classmethod
+    async def open(cls, directory: DataDirectory, *, deadline_ms: int = SEARCH_DEADLINE_MS) -> LogReader:
+        """A reader of the log in this directory."""
+        return await asyncio.to_thread(cls, directory, deadline_ms=deadline_ms)
+
+    async def search(
+        self,
+        filters: Mapping[str, str],
+        cursor: str | None = None,
+        limit: int = LIMIT_DEFAULT,
+        *,
+        kinds: Sequence[Kind] = DECISION_KINDS,
+    ) -> Page:
+        """Entries that match every filter, newest first; see ``audit.query``."""
+        return await self._read(lambda connection: query.search(connection, filters, cursor, limit, kinds=kinds))
+
+    async def by_id(self, entry_id: str) -> Record:
+        """The entry with this id."""
+        found = await self._read(lambda connection: query.by_id(connection, entry_id))
+        if found is None:
+            raise NotFound(f"no entry has the id {entry_id!r}")
+        return found
+
+    async def blob(self, digest: str) -> bytes:
+        """The sheet, revision or facts with this content address."""
+        found = await self._read(lambda connection: query.blob(connection, digest))
+        if found is None:
+            raise NotFound(f"the log holds nothing with the digest {digest!r}")
+        return found
+
+    async def origin(self) -> str:
+        """The name of the log."""
+        return await self._read(store.origin)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await asyncio.to_thread(self._engine.dispose)
+
+    async def _read(self, read: Callable[[Connection], T]) -> T:
+        return await asyncio.to_thread(self._read_now, read)
+
+    def _read_now(self, read: Callable[[Connection], T]) -> T:
+        try:
+            with self._engine.connect() as connection:
+                stop_watching = _watch(connection, self._deadline_ms)
+                try:
+                    return read(connection)
+                finally:
+                    stop_watching()
+        except QueryInvalid as error:
+            raise RequestError(str(error), findings=[Finding(error.field, error.message)]) from error
+        except AuditFailure as error:
+            raise AuditError(f"the log is damaged: {error}", remedy="restore the log from a backup") from error
+        except PoolTimeout as error:
+            raise Overloaded("too many searches of the log at once") from error
+        except DBAPIError as error:
+            if isinstance(error.orig, sqlite3.OperationalError) and str(error.orig) == "interrupted":
+                remedy = "narrow the search by from and to, or by tenant"
+                raise AuditError(f"the search took longer than {self._deadline_ms} ms", remedy=remedy) from error
+            raise AuditError(f"the log cannot be read: {error.orig}") from error
+
+
+def _watch(connection: Connection, deadline_ms: int) -> Callable[[], None]:
+    """Stop the database when the deadline has passed: nothing else ends a statement that is running."""
+    handle = connection.connection.driver_connection
+    assert isinstance(handle, sqlite3.Connection)
+    ends = time.monotonic() + deadline_ms / 1_000
+    handle.set_progress_handler(lambda: int(time.monotonic() > ends), _STEPS_BETWEEN_CLOCKS)
+    return lambda: handle.set_progress_handler(None, 0)
