@@ -115,7 +115,9 @@ def _gpu_hour(price: Price, amount: Amount, rate: Decimal) -> int:
     return _up(amount * rate)
 
 
-def _gpu_pricing(pool: Pool, offering: Offering, price: Price, performance: Performance, rate: Decimal) -> Pricing | str:
+def _gpu_pricing(
+    pool: Pool, offering: Offering, price: Price, performance: Performance, rate: Decimal
+) -> Pricing | str:
     prefill, decode, gpus = performance.prefill_tokens_per_s, performance.decode_tokens_per_s, offering.gpus
     if prefill is None or decode is None:
         return "performance.decode_tokens_per_s"

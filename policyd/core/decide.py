@@ -24,7 +24,8 @@ import orjson
 from policyd.core.cost import cost_json, cost_micro_usd, gpus_for
 from policyd.core.facts import Facts, PoolFacts
 from policyd.core.quantities import PPM
-from policyd.core.sheet import CORE, Row, Sheet
+from policyd.core.sheet import Row, Sheet
+from policyd.core.violations import CORE
 from policyd.core.workload import Workload
 
 QUEUE_LIMIT_MS: Final = 5_000
@@ -227,7 +228,5 @@ def rejected_fragments(decision: Decision, sheet: Sheet) -> list[orjson.Fragment
     if not decision.refused:
         return [fragment for _, fragment in sheet.shown_refused]
     entries: list[tuple[str, Any]] = list(sheet.shown_refused)
-    entries += [
-        (row.pool, {"pool": row.pool, "violations": [violation]}) for row, violation in decision.refused
-    ]
+    entries += [(row.pool, {"pool": row.pool, "violations": [violation]}) for row, violation in decision.refused]
     return [entry for _, entry in sorted(entries, key=lambda item: item[0])]

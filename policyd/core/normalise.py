@@ -102,9 +102,7 @@ def known(things: Mapping[str, T], name: str, noun: str, where: str) -> T:
     thing = things.get(name)
     if thing is None:
         hint = nearest(name, things)
-        raise UnknownName(
-            f"unknown {noun} {name!r}{hint}", findings=[Finding(where, f"unknown {noun} {name!r}{hint}")]
-        )
+        raise UnknownName(f"unknown {noun} {name!r}{hint}", findings=[Finding(where, f"unknown {noun} {name!r}{hint}")])
     return thing
 
 

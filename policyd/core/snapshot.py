@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
 
+from policyd.core.classes import ClassReads, Grouping, class_reads, group_pools
 from policyd.core.fleet import Fleet
-from policyd.core.sheet import ClassReads, Grouping, class_reads, group_pools
 from policyd.core.verdict import PolicySet
 
 

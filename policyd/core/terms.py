@@ -75,7 +75,8 @@ def merge(fleet: Fleet, tenant: Tenant, project: Project, sources: tuple[DataSou
         account=_strictest("account", layers) or "ours",
         certifications=tuple(sorted({name for floors in layers for name in floors.certifications or ()})),
         max_retention_days=min((f.max_retention_days for f in layers if f.max_retention_days is not None), default=0),
-        training_allowed=all(f.training_allowed is not False for f in layers) and tenant.floors.training_allowed is True,
+        training_allowed=all(f.training_allowed is not False for f in layers)
+        and tenant.floors.training_allowed is True,
         obligations=tuple(sorted({name for source in sources for name in source.obligations})),
     )
 

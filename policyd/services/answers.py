@@ -16,7 +16,7 @@ import orjson
 from audit.record import Blob, Entry, Search, Term, encode
 from policyd.core.decide import Decision, obligations_json, ranked_json, rejected_fragments
 from policyd.core.facts import Facts
-from policyd.core.places import compact
+from policyd.core.places import COUNTRIES
 from policyd.core.sheet import Sheet
 from policyd.core.snapshot import Snapshot
 from policyd.core.workload import DecisionOptions, Workload
@@ -24,6 +24,28 @@ from policyd.errors import PolicydError
 from policyd.services.clock import rfc3339
 
 RECORD_VERSION: Final = 1
+LISTED_MAX: Final = 100
+"""Pools that a record lists one by one; the sheet and the facts give all of them back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Revisions:
+    """The revisions that a decision stands on, as the answer names them."""
+
+    policy_commit: str | None
+    policy_digest: str
+    engine: str
+    fleet_commit: str | None
+    fleet_digest: str
+    casbin_digest: str
+
+    @classmethod
+    def of(cls, snapshot: Snapshot) -> Revisions:
+        """The revisions of a snapshot."""
+        policies, fleet = snapshot.policies, snapshot.fleet
+        return cls(
+            policies.commit, policies.digest, policies.engine, fleet.commit, fleet.digest, snapshot.entitlements.digest
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +61,7 @@ class Made:
     options: DecisionOptions
     sheet: Sheet
     facts: Facts
-    snapshot: Snapshot
+    revisions: Revisions
     decision: Decision
     mode: str = "enforce"
 
@@ -51,7 +73,7 @@ def answer(made: Made, audit: Mapping[str, Any] | None) -> bytes:
 
 def answer_json(made: Made, audit: Mapping[str, Any] | None) -> dict[str, Any]:
     """The answer as JSON values; already encoded parts are ``orjson.Fragment``."""
-    decision, workload, snapshot = made.decision, made.workload, made.snapshot
+    decision, workload, revisions = made.decision, made.workload, made.revisions
     returned = decision.ranked[: made.options.limit]
     document: dict[str, Any] = {
         "id": made.id,
@@ -70,11 +92,11 @@ def answer_json(made: Made, audit: Mapping[str, Any] | None) -> dict[str, Any]:
         "reservation": None,
         "sheet": made.sheet.digest,
         "policy": {
-            "commit": snapshot.policies.commit,
-            "digest": snapshot.policies.digest,
-            "engine": snapshot.policies.engine,
+            "commit": revisions.policy_commit,
+            "digest": revisions.policy_digest,
+            "engine": revisions.engine,
         },
-        "fleet": {"commit": snapshot.fleet.commit, "digest": snapshot.fleet.digest},
+        "fleet": {"commit": revisions.fleet_commit, "digest": revisions.fleet_digest},
         "facts": {"digest": made.facts.digest, "observed_at": made.facts.observed_at},
         "audit": audit,
     }
@@ -85,7 +107,7 @@ def answer_json(made: Made, audit: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def entry_of(made: Made) -> Entry:
     """The log entry of a decision. See ``audit.record`` for the fields."""
-    decision, workload, snapshot = made.decision, made.workload, made.snapshot
+    decision, workload, revisions = made.decision, made.workload, made.revisions
     returned = decision.ranked[: made.options.limit]
     body = {
         "v": RECORD_VERSION,
@@ -96,23 +118,24 @@ def entry_of(made: Made) -> Entry:
         "principal": made.principal,
         "request_id": made.request_id,
         "mode": made.mode,
-        "workload": workload_record(workload, snapshot),
+        "workload": workload_record(workload),
         "limit": made.options.limit,
         "outcome": decision.outcome,
         "denied_by": decision.denied_by,
-        "ranked": [[s.row.pool, s.score_x1000, s.cost_micro_usd] for s in returned],
+        "ranked": [[s.row.pool, s.score_x1000, s.cost_micro_usd] for s in returned[:LISTED_MAX]],
         "ranked_total": len(decision.ranked),
-        "refused_now": [[row.pool, violation["rule"]] for row, violation in decision.refused],
-        "obligations": obligations_json(returned, workload),
+        "refused_now": [[row.pool, violation["rule"]] for row, violation in decision.refused[:LISTED_MAX]],
+        "refused_now_total": len(decision.refused),
+        "obligations": [{"name": o["name"], "value": o["value"]} for o in obligations_json(returned, workload)],
         "sheet": made.sheet.digest,
         "facts": made.facts.digest,
-        "policy": [snapshot.policies.commit, snapshot.policies.digest, snapshot.policies.engine],
-        "fleet": [snapshot.fleet.commit, snapshot.fleet.digest],
-        "casbin": snapshot.entitlements.digest,
+        "policy": [revisions.policy_commit, revisions.policy_digest, revisions.engine],
+        "fleet": [revisions.fleet_commit, revisions.fleet_digest],
+        "casbin": revisions.casbin_digest,
     }
     first = returned[0].row if returned else None
     terms: list[Term] = [("data_source", name) for name in workload.sources]
-    for row, violation in decision.refused:
+    for row, violation in decision.refused[:LISTED_MAX]:
         terms += [("rejected_pool", row.pool), ("rule", violation["rule"])]
     search = Search(
         **_scope(workload),
@@ -123,8 +146,8 @@ def entry_of(made: Made) -> Entry:
         provider=first.provider if first else None,
         country=(first.country or None) if first else None,
         mode=made.mode,
-        policy_commit=snapshot.policies.commit,
-        fleet_commit=snapshot.fleet.commit,
+        policy_commit=revisions.policy_commit,
+        fleet_commit=revisions.fleet_commit,
         request_id=made.request_id,
         sheet=made.sheet.digest,
     )
@@ -143,11 +166,33 @@ def _scope(workload: Workload) -> dict[str, str]:
     }
 
 
-def workload_record(workload: Workload, snapshot: Snapshot) -> dict[str, Any]:
-    """The workload as the log keeps it: as normalised, its countries written as few names."""
+def workload_record(workload: Workload) -> dict[str, Any]:
+    """The workload as the log keeps it: as normalised, its countries as one text (``DE FR``, or ``WORLD`` for all)."""
     document = workload.to_json()
-    document["data"] = {**document["data"], "residency": compact(workload.permitted_countries, snapshot.fleet.groups)}
+    countries = workload.permitted_countries
+    written = "WORLD" if len(countries) == len(COUNTRIES) else " ".join(countries)
+    document["data"] = {**document["data"], "residency": written}
     return document
+
+
+def workload_from_record(document: Mapping[str, Any]) -> Workload:
+    """The workload that ``workload_record`` wrote."""
+    flat = {key: value for key, value in document.items() if not isinstance(value, dict)}
+    data, resources = document["data"], document["resources"]
+    written = data["residency"]
+    return Workload(
+        **flat,
+        **document["profile"],
+        **document["demand"],
+        classification=data["classification"],
+        categories=tuple(data["categories"]),
+        permitted_countries=tuple(sorted(COUNTRIES) if written == "WORLD" else written.split()),
+        sources=tuple(data["sources"]),
+        accelerators=tuple(resources["accelerators"]),
+        gpu_count=resources["gpu_count"],
+        gpu_memory_gib=resources["gpu_memory_gib"],
+        labels=tuple(sorted(document["labels"].items())),
+    )
 
 
 def sheet_blob(sheet: Sheet) -> Blob:

@@ -63,3 +63,11 @@ def next_boundary_us(time_us: int, *, quarterly: bool) -> int:
     midnight = (moment + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
     boundary = int(midnight.timestamp()) * 1_000_000
     return min(boundary, (time_us // 900_000_000 + 1) * 900_000_000) if quarterly else boundary
+
+
+def from_rfc3339(text: str) -> int:
+    """Microseconds since 1970 of a time with a zone. Raises ValueError for anything else."""
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError(f"{text!r} names no time zone")
+    return int((moment - datetime(1970, 1, 1, tzinfo=UTC)) / timedelta(microseconds=1))

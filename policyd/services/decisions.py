@@ -15,15 +15,16 @@ from typing import Any, Protocol
 
 from audit.record import Blob, Entry
 from audit.store import Position
+from policyd.core.classes import class_key
 from policyd.core.decide import decide
 from policyd.core.facts import Facts, crossed_percent
 from policyd.core.inputs import class_side
 from policyd.core.normalise import Normalised, Principal, normalise
-from policyd.core.sheet import Sheet, class_key
+from policyd.core.sheet import Sheet
 from policyd.core.snapshot import Snapshot
 from policyd.core.workload import DecisionRequest, Workload
-from policyd.errors import AuditError, Forbidden, PolicydError
-from policyd.services.answers import Made, answer, entry_of, error_entry, sheet_blob
+from policyd.errors import AuditError, Forbidden, Overloaded, PolicydError
+from policyd.services.answers import Made, Revisions, answer, entry_of, error_entry, sheet_blob
 from policyd.services.clock import Now, day, hour_of_week, next_boundary_us, now_us, uuid7
 from policyd.services.sheets import SheetBook
 
@@ -95,27 +96,41 @@ class DecisionService:
                 options=request.options,
                 sheet=sheet,
                 facts=facts,
-                snapshot=snapshot,
+                revisions=Revisions.of(snapshot),
                 decision=decide(normalised.workload, sheet, facts),
             )
-        except AuditError:
+        except (AuditError, Overloaded):
             raise
         except PolicydError as error:
-            entry = error_entry(
-                id=decision_id,
-                time_us=time_us,
-                principal=principal.name,
-                request_id=request_id,
-                asked=request.model_dump(mode="json", exclude_unset=True),
-                error=error,
-                snapshot=snapshot,
-                workload=normalised.workload if normalised else None,
-            )
-            await self.log.submit(entry)
+            workload = normalised.workload if normalised else None
+            await self._record_error(decision_id, time_us, principal, request_id, request, error, snapshot, workload)
             raise
         position = await self._commit(made, facts_blob)
         audit = {"log": self.origin, "index": position.index, "leaf_hash": position.leaf_hash.hex()}
         return Answered(decision_id, made, answer(made, audit))
+
+    async def _record_error(
+        self,
+        decision_id: str,
+        time_us: int,
+        principal: Principal,
+        request_id: str,
+        request: DecisionRequest,
+        error: PolicydError,
+        snapshot: Snapshot | None,
+        workload: Workload | None,
+    ) -> None:
+        entry = error_entry(
+            id=decision_id,
+            time_us=time_us,
+            principal=principal.name,
+            request_id=request_id,
+            asked=request.model_dump(mode="json", exclude_unset=True),
+            error=error,
+            snapshot=snapshot,
+            workload=workload,
+        )
+        await self.log.submit(entry)
 
     def _permit(self, snapshot: Snapshot, principal: Principal, workload: Workload) -> None:
         if not snapshot.entitlements.permits(principal.name, workload.tenant, "decisions", "decide"):

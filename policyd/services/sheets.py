@@ -20,8 +20,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from policyd.core.assemble import Basis, assemble
+from policyd.core.classes import ClassView, questions_for, view_class
 from policyd.core.normalise import Normalised
-from policyd.core.sheet import Basis, ClassView, Sheet, assemble, questions_for, view_class
+from policyd.core.sheet import Sheet
 from policyd.core.snapshot import Snapshot
 from policyd.core.verdict import Answer, Question
 from policyd.errors import EngineError, Overloaded

@@ -1,0 +1,122 @@
+"""The live snapshot: built aside, checked, swapped once. A tree that fails leaves the last good one serving.
+
+Rules: both revisions go into the log before the first decision that names them; the swap is one assignment; the engine
+forgets the old policies only after the swap.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import orjson
+
+from audit.record import Blob, Entry, Search, encode
+from policyd.core.fleet import Fleet
+from policyd.core.inputs import INPUT_SHAPE, shape_at
+from policyd.core.snapshot import Permits, Snapshot
+from policyd.core.verdict import PolicySet
+from policyd.errors import EngineUnavailable, Finding, PolicyInvalid
+from policyd.ports import Engine, PolicyTree
+from policyd.services.clock import Now, now_us, rfc3339, uuid7
+from policyd.services.decisions import Log
+
+KEPT_BEFORE: Final = 1
+"""Snapshots whose policies stay loaded after a swap, for decisions under way."""
+
+
+@dataclass
+class Activation:
+    """Owns which snapshot is live."""
+
+    engine: Engine
+    log: Log
+    entitlements_of: Callable[[str, str, Fleet], Permits]
+    now: Now = now_us
+    _live: Snapshot | None = None
+    _before: list[Snapshot] = field(default_factory=list)
+
+    def current(self) -> Snapshot:
+        """The live snapshot. Raises ``EngineUnavailable`` before the first activation."""
+        if self._live is None:
+            raise EngineUnavailable("no policies are active yet")
+        return self._live
+
+    async def build(self, tree: PolicyTree, fleet: Fleet) -> Snapshot:
+        """A snapshot beside the live one. Raises ``PolicyInvalid`` or ``EngineError``; the live one is untouched."""
+        policies = await self.engine.load(tree)
+        findings = list(unreadable_paths(policies))
+        if findings:
+            await self.engine.unload(tree.digest)
+            raise PolicyInvalid(f"a package reads what no input has: {findings[0]}", findings=findings)
+        entitlements = self.entitlements_of(tree.casbin_model, tree.casbin_rows, fleet)
+        snapshot = Snapshot(policies, fleet, entitlements)
+        for model in fleet.models:
+            snapshot.grouping(model)
+        return snapshot
+
+    async def activate(self, tree: PolicyTree, fleet: Fleet) -> Snapshot:
+        """Build, record and swap."""
+        snapshot = await self.build(tree, fleet)
+        await self.log.submit(self._entry(snapshot), [policy_blob(tree), fleet_blob(fleet)])
+        if self._live is not None:
+            self._before.append(self._live)
+        self._live = snapshot
+        await self._forget()
+        return snapshot
+
+    async def _forget(self) -> None:
+        """Unload policies that no kept snapshot uses."""
+        gone, self._before = self._before[:-KEPT_BEFORE], self._before[-KEPT_BEFORE:]
+        kept = {snapshot.policies.digest for snapshot in [self.current(), *self._before]}
+        for digest in {snapshot.policies.digest for snapshot in gone} - kept:
+            await self.engine.unload(digest)
+
+    def _entry(self, snapshot: Snapshot) -> Entry:
+        time_us = self.now()
+        entry_id = uuid7(time_us)
+        body = {
+            "v": 1,
+            "kind": "revision",
+            "id": entry_id,
+            "time": rfc3339(time_us),
+            "action": "activate",
+            "policy": [snapshot.policies.commit, snapshot.policies.digest, snapshot.policies.engine],
+            "fleet": [snapshot.fleet.commit, snapshot.fleet.digest],
+            "casbin": snapshot.entitlements.digest,
+            "snapshot": snapshot.digest,
+        }
+        search = Search(policy_commit=snapshot.policies.commit, fleet_commit=snapshot.fleet.commit)
+        return Entry("revision", entry_id, time_us, encode(body, os.urandom(16)), search)
+
+
+def unreadable_paths(policies: PolicySet) -> Sequence[Finding]:
+    """A finding for each path that a package reads or calls optional and that no input document has."""
+    findings = []
+    for package in policies.packages.values():
+        for path in (*package.reads, *package.optional):
+            if path and shape_at(path, INPUT_SHAPE) is None:
+                findings.append(Finding(package.location, f"input.{'.'.join(path)} does not exist"))
+    return findings
+
+
+def policy_blob(tree: PolicyTree) -> Blob:
+    """Every text of a policy tree that decisions stand on."""
+    document = {
+        "digest": tree.digest,
+        "modules": {str(path): text for path, text in tree.modules.items()},
+        "data": {str(path): text for path, text in tree.data.items()},
+        "casbin_model": tree.casbin_model,
+        "casbin_rows": tree.casbin_rows,
+    }
+    return Blob.of("policy", orjson.dumps(document, option=orjson.OPT_SORT_KEYS))
+
+
+def fleet_blob(fleet: Fleet) -> Blob:
+    """A whole fleet, as its checked document."""
+    content = orjson.dumps(
+        {"digest": fleet.digest, "fleet": fleet.document.model_dump(mode="json")}, option=orjson.OPT_SORT_KEYS
+    )
+    return Blob.of("fleet", content)

@@ -1,0 +1,71 @@
+"""The facts in force: read from their source at intervals, never on the path of a decision.
+
+Rules: facts that cannot be read keep the last good ones for ``stale_after_ms`` and no longer; then every decision is an
+error, since old headroom is no fact. The bytes that decisions name are kept with them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass, field
+from typing import Final
+
+import orjson
+
+from audit.record import Blob
+from policyd.core.facts import Facts, facts_from_json
+from policyd.errors import ConfigError
+from policyd.ports import FactSource
+
+_log: Final = logging.getLogger(__name__)
+
+
+@dataclass
+class FactsHolder:
+    """Holds what a source said last. ``refresh`` reads it; ``keep_fresh`` does so until cancelled."""
+
+    source: FactSource
+    refresh_ms: int = 1_000
+    stale_after_ms: int = 60_000
+    _current: tuple[Facts, Blob] | None = None
+    _read_at: float = field(default=0.0)
+    _fault: str | None = None
+
+    @property
+    def fault(self) -> str | None:
+        """Why the last reading failed, or None."""
+        return self._fault
+
+    def refresh(self) -> None:
+        """Read the source. A failure is remembered and raised only when there is nothing to fall back on."""
+        try:
+            content = orjson.dumps(self.source.read(), option=orjson.OPT_SORT_KEYS)
+            blob = Blob.of("facts", content)
+            if self._current is None or self._current[1].digest != blob.digest:
+                self._current = (facts_from_json(orjson.loads(content), blob.digest), blob)
+        except ConfigError as error:
+            if self._fault is None:
+                _log.error("facts cannot be read: %s", error)
+            self._fault = error.detail
+            if self._current is None:
+                raise
+            return
+        self._fault = None
+        self._read_at = time.monotonic()
+
+    async def keep_fresh(self) -> None:
+        """Refresh for ever, in a thread: a source may be a slow disk."""
+        while True:
+            await asyncio.sleep(self.refresh_ms / 1_000)
+            await asyncio.to_thread(self.refresh)
+
+    def current(self) -> tuple[Facts, Blob]:
+        """The facts and their bytes. Raises ``ConfigError`` when none were ever read or they are too old."""
+        if self._current is None:
+            raise ConfigError("no facts were read yet")
+        age_ms = (time.monotonic() - self._read_at) * 1_000
+        if age_ms > self.stale_after_ms + self.refresh_ms:
+            raise ConfigError(f"the facts are {int(age_ms)} ms old and cannot be read anew: {self._fault}")
+        return self._current

@@ -1,0 +1,101 @@
+"""From a record back to the decision: the sheet and the facts that it names, decided again.
+
+A replay has no clock and asks no engine: it is ``policyd.core.decide`` on recorded inputs, so it gives the recorded
+outcome and order, and everything that the short record left out (components, costs, refused pools).
+
+Rules: a replay that comes to another outcome, order or cost than its record is an error, never an answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import orjson
+
+from audit.query import Record
+from policyd.core.decide import decide
+from policyd.core.facts import facts_from_json
+from policyd.core.sheet import sheet_from_content
+from policyd.core.workload import DecisionOptions
+from policyd.errors import AuditError, NotFound
+from policyd.services.answers import LISTED_MAX, Made, Revisions, answer_json, workload_from_record
+from policyd.services.clock import from_rfc3339
+
+
+class Blobs(Protocol):
+    """The reading side of the log, as far as a replay needs it."""
+
+    async def by_id(self, entry_id: str) -> Record: ...
+
+    async def blob(self, digest: str) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """A recorded decision, made again: its record, and the parts that ``policyd.services.answers`` writes from."""
+
+    record: Record
+    body: dict[str, Any]
+    made: Made | None
+    origin: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The answer as it was given; for an entry that brought no decision, its body."""
+        position = {"log": self.origin, "index": self.record.index, "leaf_hash": self.record.leaf_hash.hex()}
+        if self.made is None:
+            return {**{k: v for k, v in self.body.items() if k not in ("salt", "v")}, "audit": position}
+        return answer_json(self.made, position)
+
+
+async def replay(log: Blobs, origin: str, entry_id: str) -> Replayed:
+    """The decision of that id. Raises ``NotFound``, and ``AuditError`` when record, sheet or facts disagree."""
+    record = await log.by_id(entry_id)
+    if record.kind == "revision":
+        raise NotFound(f"{entry_id} is the activation of a revision, not a decision")
+    body = orjson.loads(record.body)
+    if record.kind != "decision":
+        return Replayed(record, body, None, origin)
+    sheet = sheet_from_content(await log.blob(body["sheet"]))
+    facts = facts_from_json(orjson.loads(await log.blob(body["facts"])), body["facts"])
+    workload = workload_from_record(body["workload"])
+    made = Made(
+        id=body["id"],
+        time_us=record.time_us,
+        valid_until_us=from_rfc3339(body["valid_until"]),
+        principal=body["principal"],
+        request_id=body["request_id"],
+        workload=workload,
+        options=DecisionOptions(limit=body["limit"]),
+        sheet=sheet,
+        facts=facts,
+        revisions=_revisions(body),
+        decision=decide(workload, sheet, facts),
+        mode=body["mode"],
+    )
+    _compare(body, made)
+    return Replayed(record, body, made, origin)
+
+
+def _revisions(body: dict[str, Any]) -> Revisions:
+    policy_commit, policy_digest, engine = body["policy"]
+    fleet_commit, fleet_digest = body["fleet"]
+    return Revisions(policy_commit, policy_digest, engine, fleet_commit, fleet_digest, body["casbin"])
+
+
+def _compare(body: dict[str, Any], made: Made) -> None:
+    """Raise ``AuditError`` unless the replay says what the record says."""
+    listed = made.decision.ranked[: made.options.limit][:LISTED_MAX]
+    recorded = (body["sheet"], body["outcome"], body["denied_by"], body["ranked"], body["ranked_total"])
+    replayed = (
+        made.sheet.digest,
+        made.decision.outcome,
+        made.decision.denied_by,
+        [[s.row.pool, s.score_x1000, s.cost_micro_usd] for s in listed],
+        len(made.decision.ranked),
+    )
+    if recorded != replayed:
+        raise AuditError(
+            f"decision {body['id']} does not replay: recorded {recorded}, replayed {replayed}",
+            remedy="the record, its sheet or its facts were altered, or this policyd is another version; keep the log",
+        )

@@ -1,0 +1,170 @@
+"""Settings: one ``policyd.yaml`` < ``POLICYD_*`` environment (``__`` nests) < flags. Without any of them, it works.
+
+Rules: an unknown key is an error that names the nearest one; every limit is named here, with its default and unit;
+secrets are files, never values. Loading never touches the network.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from policyd.documents import Document, Spot, model_findings, read_yaml
+from policyd.errors import ConfigError, Finding
+
+PREFIX = "POLICYD_"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class EngineSettings(_Section):
+    """Where policies are evaluated, and how much cold work is let in."""
+
+    kind: Literal["embedded", "opa"] = Field(
+        "embedded", description="`embedded` needs nothing else; `opa` is a real OPA"
+    )
+    workers: Annotated[int, Field(ge=1, le=64)] = Field(2, description="worker processes of the embedded engine")
+    deadline_ms: Annotated[int, Field(ge=10, le=60_000)] = Field(
+        1_000, description="longest evaluation of one question"
+    )
+    opa_url: str | None = Field(None, description="an OPA that runs already; without it policyd starts one")
+    opa_binary: str = Field("opa", description="the OPA to start, a path or a name on PATH")
+    opa_token_file: Path | None = Field(None, description="file with the bearer token for `opa_url`")
+    sheets_max: Annotated[int, Field(ge=1, le=1_000_000)] = Field(4_096, description="sheets kept in memory")
+    answers_max: Annotated[int, Field(ge=1, le=10_000_000)] = Field(65_536, description="answers of packages kept")
+    cold_in_progress_max: Annotated[int, Field(ge=1, le=4_096)] = Field(32, description="classes evaluated at once")
+    cold_per_tenant_max: Annotated[int, Field(ge=1, le=4_096)] = Field(8, description="of these, for one tenant")
+    cold_per_tenant_per_s: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        50, description="new classes a tenant may bring"
+    )
+    cold_per_tenant_burst: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        200, description="new classes at once, after quiet"
+    )
+    quarantine_ms: Annotated[int, Field(ge=0, le=3_600_000)] = Field(
+        5_000, description="how long a class whose evaluation failed is answered without asking again"
+    )
+
+
+class AuditSettings(_Section):
+    """How the log is written."""
+
+    durability: Literal["power_safe", "process_safe"] = Field(
+        "power_safe", description="what an acknowledged decision survives: a power cut, or the end of the process"
+    )
+    batch_max_entries: Annotated[int, Field(ge=1, le=4_096)] = Field(512, description="entries in one transaction")
+    queue_max_entries: Annotated[int, Field(ge=1, le=1_000_000)] = Field(4_096, description="entries that may wait")
+    search_deadline_ms: Annotated[int, Field(ge=100, le=600_000)] = Field(10_000, description="longest search")
+
+
+class FactsSettings(_Section):
+    """Where headroom, queue, health and spent budgets come from."""
+
+    path: Path | None = Field(None, description="a facts file; without it the declared capacity counts as free")
+    refresh_ms: Annotated[int, Field(ge=50, le=3_600_000)] = Field(1_000, description="how often it is looked at")
+
+
+class ApiSettings(_Section):
+    """Limits of the HTTP surface."""
+
+    body_max_bytes: Annotated[int, Field(ge=1_024, le=16_777_216)] = Field(262_144, description="longest request body")
+    in_flight_max: Annotated[int, Field(ge=1, le=100_000)] = Field(1_024, description="requests in progress")
+    request_timeout_ms: Annotated[int, Field(ge=100, le=600_000)] = Field(10_000, description="longest request")
+
+
+class Settings(_Section):
+    """All settings of policyd."""
+
+    data_dir: Path = Field(Path("policyd-data"), description="directory of the decision log")
+    fleet: Path | None = Field(None, description="fleet directory or file; without it the shipped example")
+    policies: Path | None = Field(None, description="policy directory; without it the shipped policies")
+    host: str = Field("127.0.0.1", description="address to listen on; loopback only until authentication is set up")
+    port: Annotated[int, Field(ge=0, le=65_535)] = Field(8_470, description="port to listen on; 0 takes a free one")
+    workers: Annotated[int, Field(ge=1, le=1)] = Field(1, description="API processes")
+    decision_ttl_ms: Annotated[int, Field(ge=1_000, le=86_400_000)] = Field(
+        60_000, description="how long an answer holds"
+    )
+    engine: EngineSettings = EngineSettings()
+    audit: AuditSettings = AuditSettings()
+    facts: FactsSettings = FactsSettings()
+    api: ApiSettings = ApiSettings()
+
+
+def load_settings(
+    file: Path | None = None, environment: Mapping[str, str] | None = None, flags: Mapping[str, Any] | None = None
+) -> Settings:
+    """The settings from file, environment and flags, later ones winning.
+
+    ``flags`` is nested like the file; None values are ignored. Without ``file``, ``policyd.yaml`` of the working
+    directory is read when it exists. Raises ``ConfigError`` with one finding for each fault.
+    """
+    path = file if file is not None else Path("policyd.yaml")
+    read = _read(path) if file is not None or path.exists() else Document({}, Spot(str(path), 1), ())
+    merged = _merge(_merge(read.value, _environment(environment)), dict(flags or {}))
+    try:
+        settings = Settings.model_validate(merged)
+    except ValidationError as error:
+        findings = model_findings(error, Settings, read.spot, merged)
+        raise ConfigError(f"the settings do not load: {findings[0]}", findings=findings) from None
+    _refuse_open_door(settings)
+    return settings
+
+
+def _read(path: Path) -> Document:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    document = read_yaml(content, str(path))
+    findings = list(document.findings)
+    if not findings and not isinstance(document.value, dict | None):
+        findings.append(Finding(str(document.spot), "does not hold settings by name"))
+    if findings:
+        raise ConfigError(f"the settings do not load: {findings[0]}", findings=findings)
+    return Document(document.value or {}, document.spot, ())
+
+
+def _environment(environment: Mapping[str, str] | None) -> dict[str, Any]:
+    """``POLICYD_ENGINE__KIND=opa`` as ``{"engine": {"kind": "opa"}}``. Unknown names are faults like any other."""
+    nested: dict[str, Any] = {}
+    for name, value in (os.environ if environment is None else environment).items():
+        if not name.startswith(PREFIX) or name in _NOT_SETTINGS:
+            continue
+        *sections, last = name[len(PREFIX) :].lower().split("__")
+        value_or_section: Any = value
+        for section in reversed([*sections, last]):
+            value_or_section = {section: value_or_section}
+        nested = _merge(nested, value_or_section)
+    return nested
+
+
+_NOT_SETTINGS = frozenset({"POLICYD_OPA_BINARY", "POLICYD_REQUIRE", "POLICYD_CONFIG"})
+"""Variables of the test suite and of the command line that are no settings."""
+
+
+def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(under)
+    for key, value in over.items():
+        if value is None:
+            continue
+        below = merged.get(key)
+        merged[key] = _merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _refuse_open_door(settings: Settings) -> None:
+    try:
+        loopback = ip_address(settings.host).is_loopback
+    except ValueError:
+        loopback = settings.host == "localhost"
+    if not loopback:
+        raise ConfigError(
+            f"host {settings.host!r} is not loopback, and no authentication is configured",
+            remedy="listen on 127.0.0.1 behind a proxy that authenticates",
+        )
