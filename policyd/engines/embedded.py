@@ -26,7 +26,7 @@ from policyd.errors import EngineError, EngineTimeout, EngineUnavailable
 from policyd.ports import PolicyTree, TestResult
 
 DEFAULT_WORKERS: Final = 2
-DEFAULT_WORKER_MEMORY_BYTES: Final = 1024**3
+DEFAULT_WORKER_MEMORY_BYTES: Final = 512 * 1024**2
 CHUNK_QUESTIONS: Final = 32
 """Questions handed to a worker at once: few enough that two workers share a batch, many enough to save round trips."""
 

@@ -16,9 +16,12 @@ import os
 import resource
 import signal
 import sys
+import threading
+import time
 from typing import Any, BinaryIO
 
 _PR_SET_PDEATHSIG = 1
+_MEMORY_CHECK_S = 0.02
 
 
 def _confine() -> BinaryIO:
@@ -29,6 +32,17 @@ def _confine() -> BinaryIO:
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
     return answers
+
+
+def _watch_memory(limit_bytes: int) -> None:
+    """Kill this process when it grows beyond its limit. The engine runs outside the interpreter lock, so this runs.
+
+    RLIMIT_AS is of no use: the engine's allocator reserves hundreds of gigabytes of address space at its start.
+    """
+    unit = 1 if sys.platform == "darwin" else 1024
+    while resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit < limit_bytes:
+        time.sleep(_MEMORY_CHECK_S)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 class _Engine:
@@ -129,8 +143,7 @@ def _serve(answers: BinaryIO, memory_bytes: int) -> None:
         answers.write(json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
 
     engine = _Engine()
-    # Only now: the engine's allocator does not start below a limit on address space, but obeys one later.
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    threading.Thread(target=_watch_memory, args=(memory_bytes,), daemon=True).start()
     say({"ready": engine.version})
     for line in sys.stdin.buffer:
         request = json.loads(line)
