@@ -1,0 +1,164 @@
+"""The only place that names adapters: from settings to a running policyd, and back down again.
+
+Rules: what was started is stopped, in reverse order, also when a later part fails to start; the data directory is
+locked before anything is written; nothing is served before both revisions are in the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from connectors.static import DeclaredFacts, StaticFacts
+from policyd.core.fleet import Fleet
+from policyd.core.normalise import Principal
+from policyd.core.snapshot import Permits, Snapshot
+from policyd.engines.embedded import EmbeddedEngine
+from policyd.engines.entitlements import CasbinEntitlements
+from policyd.engines.opa import OpaEngine
+from policyd.errors import ConfigError
+from policyd.ports import Engine, FactSource
+from policyd.revisions.fleet_files import load_fleet
+from policyd.revisions.policy_files import load_policy_tree
+from policyd.services.activation import Activation
+from policyd.services.commit import CommitLimits, Committer
+from policyd.services.data_directory import DataDirectory
+from policyd.services.decisions import DecisionService
+from policyd.services.facts_holder import FactsHolder
+from policyd.services.log_reader import LogReader
+from policyd.services.sheets import SheetBook, SheetLimits
+from policyd.settings import EngineSettings, Settings
+
+LOCAL: Final = Principal("local")
+"""Who acts on loopback without authentication: decides, simulates and reads for every tenant, approves nothing."""
+
+_PACKAGE: Final = Path(__file__).resolve().parent
+
+
+@dataclass
+class Running:
+    """A policyd that can decide, with the parts that the HTTP and command-line surfaces use."""
+
+    settings: Settings
+    directory: DataDirectory
+    engine: Engine
+    activation: Activation
+    book: SheetBook
+    facts: FactsHolder
+    committer: Committer
+    reader: LogReader
+    decisions: DecisionService
+    principal: Principal = LOCAL
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The live snapshot."""
+        return self.activation.current()
+
+
+def shipped(name: str) -> Path:
+    """A directory that comes with policyd: ``policies``, ``fleet`` or ``workloads``; installed, or of the checkout."""
+    installed = _PACKAGE / "_shipped" / name
+    checkout = _PACKAGE.parent / ("policies" if name == "policies" else f"examples/{name}")
+    for path in (installed, checkout):
+        if path.is_dir():
+            return path
+    raise ConfigError(f"the shipped {name} are not installed: looked at {installed} and {checkout}")
+
+
+def shipped_facts() -> Path | None:
+    """The facts that go with the shipped fleet, when they are there."""
+    for path in (_PACKAGE / "_shipped" / "facts.yaml", _PACKAGE.parent / "examples" / "facts.yaml"):
+        if path.is_file():
+            return path
+    return None
+
+
+def fleet_path(settings: Settings) -> Path:
+    """Where the fleet is read from."""
+    return settings.fleet or shipped("fleet")
+
+
+def policies_path(settings: Settings) -> Path:
+    """Where the policies are read from."""
+    return settings.policies or shipped("policies")
+
+
+def make_engine(settings: EngineSettings) -> Engine:
+    """The engine that the settings name; not started yet. Raises ``ConfigError`` when a secret file cannot be read."""
+    if settings.kind == "embedded":
+        return EmbeddedEngine(settings.workers)
+    if settings.opa_url is not None:
+        return OpaEngine.at_url(settings.opa_url, token=_secret(settings.opa_token_file))
+    return OpaEngine.child(os.environ.get("POLICYD_OPA_BINARY", settings.opa_binary))
+
+
+def _secret(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the token file {path} cannot be read: {error}") from None
+
+
+def make_entitlements(model: str, rows: str, fleet: Fleet) -> Permits:
+    """Casbin, built aside; the domain ``*`` stands for every tenant of the fleet."""
+    return CasbinEntitlements.build(model, rows, domains=fleet.tenants)
+
+
+def make_facts(settings: Settings, fleet: Fleet) -> FactsHolder:
+    """The source of facts: the named file, the shipped one beside the shipped fleet, else declared capacity."""
+    path = settings.facts.path or (shipped_facts() if settings.fleet is None else None)
+    source: FactSource = StaticFacts(path) if path is not None else DeclaredFacts(fleet)
+    return FactsHolder(source, refresh_ms=settings.facts.refresh_ms)
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[Running]:
+    """A policyd from first file to open log; closed again on the way out.
+
+    Raises ``AuditLocked`` when another process writes the data directory, and whatever a part raises on its way up.
+    """
+    async with AsyncExitStack() as stack:
+        directory = DataDirectory(settings.data_dir)
+        directory.acquire()
+        stack.callback(directory.release)
+        fleet = load_fleet(fleet_path(settings))
+        tree = load_policy_tree(policies_path(settings))
+        facts = make_facts(settings, fleet)
+        facts.refresh()
+        engine = make_engine(settings.engine)
+        stack.push_async_callback(engine.close)
+        committer = await Committer.open(
+            directory,
+            durability=settings.audit.durability,
+            limits=CommitLimits(
+                batch_max_entries=settings.audit.batch_max_entries, queue_max_entries=settings.audit.queue_max_entries
+            ),
+        )
+        stack.push_async_callback(committer.close)
+        activation = Activation(engine, committer, make_entitlements)
+        await activation.activate(tree, fleet)
+        reader = await LogReader.open(directory, deadline_ms=settings.audit.search_deadline_ms)
+        stack.push_async_callback(reader.close)
+        book = SheetBook(engine, _sheet_limits(settings.engine))
+        decisions = DecisionService(activation, facts, book, committer, committer.origin, settings.decision_ttl_ms)
+        refresher = asyncio.create_task(facts.keep_fresh())
+        stack.push_async_callback(_cancel, refresher)
+        yield Running(settings, directory, engine, activation, book, facts, committer, reader, decisions)
+
+
+def _sheet_limits(settings: EngineSettings) -> SheetLimits:
+    return SheetLimits(**{name: getattr(settings, name) for name in SheetLimits.__dataclass_fields__})
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
