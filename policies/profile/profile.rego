@@ -4,6 +4,7 @@
 # custom:
 #   enforcement: advisory
 #   owner: platform
+#   remedy: change the points in settings.yaml, or the weight of preference in the SLA class
 package placement.profile
 
 prefer := sum([light, steady, rag, batch])

@@ -33,7 +33,6 @@ deny contains violation if {
 # METADATA
 # title: The evidence for the pool's facts has expired
 # custom:
-#   owner: platform
 #   remedy: check the pool's facts again and enter the new date of expiry
 deny contains violation if {
 	input.pool.evidence.expires < input.clock.date
