@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -39,7 +40,8 @@ async def compile_tree(tree: PolicyTree, engine_name: str) -> Compiled:
     with tempfile.TemporaryDirectory(prefix="policyd-compile-") as directory:
         findings = list(prepared.findings)
         place = Path(directory)
-        findings.extend(await build_bundle(prepared.modules, prepared.data, prepared.entrypoints, prepared, place))
+        texts = dict(prepared.modules)
+        findings.extend(await build_bundle(prepared.modules, prepared.data, prepared.entrypoints, texts, place))
         if not findings:
             document = json.loads((place / "plan" / "plan.json").read_bytes())
             try:
@@ -56,7 +58,7 @@ async def build_bundle(
     modules: tuple[tuple[str, str], ...],
     data: dict[str, object],
     entrypoints: tuple[str, ...],
-    prepared: Prepared,
+    texts: Mapping[str, str],
     place: Path,
 ) -> list[Finding]:
     """Have a child write ``plan/plan.json`` and ``bundle`` below ``place``; the engine's faults as findings."""
@@ -81,7 +83,7 @@ async def build_bundle(
         return [_fatal(reading, f"the engine did not end within {int(COMPILE_TIMEOUT_S)} s")]
     finally:
         await worker.kill()
-    return engine_findings(prepared, [(path, message) for path, message in answer["faults"]])
+    return engine_findings(texts, [(path, message) for path, message in answer["faults"]])
 
 
 def _fatal(reading: str, what: str) -> Finding:

@@ -91,25 +91,31 @@ def _package_findings(path: str, source: Source, owners: dict[str, str]) -> Iter
 
 
 def settings_of(data: Mapping[PurePosixPath, str]) -> tuple[dict[str, Any], list[Finding]]:
-    """``data.settings``: what the JSON and YAML files below ``settings/`` say, merged as ``opa test`` merges them.
+    """``data.settings``: what the JSON and YAML files say, merged as ``opa test`` merges them.
 
-    A file's mapping is placed under the directories above it. A name that two files give is a finding.
+    A file's mapping is placed under the directories above it. A name that two files give is a finding, and so is every
+    name beside ``settings``: a data file could otherwise take the place of a rule.
     """
     root: dict[str, Any] = {}
     findings: list[Finding] = []
     for path in sorted(data):
-        if path.parts[0] != SETTINGS or len(path.parts) < 2:
-            findings.append(Finding(f"{path}:1", f"data files stand below {SETTINGS}/"))
-            continue
         values = _mapping_of(path, data[path], findings)
+        for part in reversed(path.parts[:-1]):
+            values = {part: values}
         reason = unrepresentable(values)
         if reason:
             findings.append(Finding(f"{path}:1", f"{reason}; settings hold integers and plain texts"))
-        level = root
-        for part in path.parts[1:-1]:
-            level = level.setdefault(part, {})
-        findings.extend(_merge(level, values, str(path)))
-    return root, findings
+        findings.extend(
+            Finding(f"{path}:1", f"the name '{key}' stands beside '{SETTINGS}'; data files give settings only")
+            for key in values
+            if key != SETTINGS
+        )
+        findings.extend(_merge(root, values, str(path)))
+    settings = root.get(SETTINGS, {})
+    if not isinstance(settings, dict):
+        findings.append(Finding("", f"'{SETTINGS}' is not a mapping of names to values"))
+        settings = {}
+    return settings, findings
 
 
 def _mapping_of(path: PurePosixPath, text: str, findings: list[Finding]) -> dict[str, Any]:
@@ -139,9 +145,8 @@ def _merge(level: dict[str, Any], values: Mapping[str, Any], path: str) -> Itera
             level[key] = value
 
 
-def engine_findings(prepared: Prepared, faults: Sequence[tuple[str, str]]) -> list[Finding]:
+def engine_findings(texts: Mapping[str, str], faults: Sequence[tuple[str, str]]) -> list[Finding]:
     """The engine's own refusals, as findings. The engine counts bytes from the start of a file; people count lines."""
-    texts = dict(prepared.modules)
     findings: list[Finding] = []
     for path, message in faults:
         places = _PLACE_IN_ERROR.findall(message)

@@ -14,6 +14,7 @@ import tempfile
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +23,7 @@ from policyd.engines.answers import answer_from, question_fault
 from policyd.engines.children import START_TIMEOUT_S, Worker, WorkerDied
 from policyd.engines.compilation import compile_tree
 from policyd.engines.compiler import entrypoint
+from policyd.engines.embedded_tests import run_tests
 from policyd.errors import EngineError, EngineTimeout, EngineUnavailable
 from policyd.ports import PolicyTree, TestResult
 
@@ -65,8 +67,6 @@ class EmbeddedEngine:
         self._sets: dict[str, PolicySet] = {}
         self._directory = tempfile.TemporaryDirectory(prefix="policyd-engine-")
         self._closed = False
-        from importlib.metadata import version
-
         self._name = f"regopy {version('regopy')}"
 
     @property
@@ -147,7 +147,7 @@ class EmbeddedEngine:
             _crash(batch, chunk[position])
         finally:
             if not finished:
-                batch.waiting.extendleft(reversed([i for i in chunk if batch.answers[i] is None and i not in batch.waiting]))
+                batch.waiting.extendleft(index for index in reversed(chunk) if batch.answers[index] is None)
                 await worker.kill()
 
     async def _take(self, digest: str) -> Worker:
@@ -199,8 +199,6 @@ class EmbeddedEngine:
 
     async def test(self, tree: PolicyTree) -> list[TestResult]:
         """Run the ``test_*`` rules of the tree's test files."""
-        from policyd.engines.embedded_tests import run_tests
-
         return await run_tests(tree)
 
     async def health(self) -> None:
