@@ -1,12 +1,10 @@
 # METADATA
 # title: The hardware can run the model and is what was asked for
-# description: Context and token limits are exact and are checked by the core after the sheet, not here.
+# description: Context length, free capacity and commitments are checked by the core, exactly, after the sheet.
 # custom:
 #   enforcement: hard
 #   owner: platform
 #   remedy: choose a pool with the hardware that the workload needs, or ask for less
-#   optional:
-#     - input.pool.commitment
 package placement.capability
 
 # METADATA
@@ -55,30 +53,5 @@ deny contains violation if {
 	}
 }
 
-# METADATA
-# title: The committed capacity has not started or has ended
-# custom:
-#   remedy: renew the commitment and enter its new end, or choose another pool
-deny contains violation if {
-	input.pool.kind == "committed"
-	not commitment_runs
-	violation := {
-		"rule": "commitment_not_running",
-		"observed": commitment,
-		"required": input.clock.date,
-	}
-}
-
 # Such a provider promises the model, not the memory; whoever asks for GPUs or memory is still refused.
 hidden_hardware if input.pool.kind in data.settings.capability.hidden_hardware_kinds
-
-default commitment := {}
-
-commitment := {"start": input.pool.commitment.start, "end": input.pool.commitment.end}
-
-commitment_runs if {
-	is_string(input.pool.commitment.start)
-	input.pool.commitment.start <= input.clock.date
-	is_string(input.pool.commitment.end)
-	input.clock.date <= input.pool.commitment.end
-}

@@ -15,12 +15,9 @@ document(resources, pool, serving) := {
 		pool,
 	),
 	"serving": object.union({"memory_gib": 160}, serving),
-	"clock": {"date": "2026-11-22"},
 }
 
 hidden := {"kind": "api", "accelerator": {"name": "undisclosed", "memory_gib": 0}, "gpu_count": 0}
-
-committed(start, end) := {"kind": "committed", "commitment": {"start": start, "end": end}}
 
 test_nothing_asked_for_is_quiet if rules(document({}, {}, {})) == set()
 
@@ -63,25 +60,6 @@ test_hidden_hardware_cannot_be_asked_for if {
 test_only_apis_may_hide_hardware if {
 	rules(document({}, object.union(hidden, {"kind": "serverless"}), {"memory_gib": 0})) == {"model_does_not_fit"}
 }
-
-test_a_commitment_runs_from_its_first_day_through_its_last if {
-	rules(document({}, committed("2026-11-22", "2026-11-22"), {})) == set()
-	rules(document({}, committed("2026-11-23", "2027-11-22"), {})) == {"commitment_not_running"}
-	rules(document({}, committed("2025-11-22", "2026-11-21"), {})) == {"commitment_not_running"}
-}
-
-test_committed_capacity_without_terms_is_refused if {
-	denied(document({}, {"kind": "committed"}, {})) == {{
-		"rule": "commitment_not_running",
-		"observed": {},
-		"required": "2026-11-22",
-	}}
-	rules(document({}, {"kind": "committed", "commitment": {"start": "2026-01-01"}}, {})) == {"commitment_not_running"}
-	rules(document({}, committed(null, "2027-01-01"), {})) == {"commitment_not_running"}
-	rules(document({}, committed("2026-01-01", null), {})) == {"commitment_not_running"}
-}
-
-test_other_kinds_need_no_commitment if rules(document({}, {"kind": "on_prem"}, {})) == set()
 
 test_without_settings_nobody_may_hide_hardware if {
 	api := {"kind": "api", "accelerator": {"name": "undisclosed", "memory_gib": 0}, "gpu_count": 0}
