@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -18,12 +18,14 @@ from policyd.core.control import control_component
 from policyd.core.cost import Pricing
 from policyd.core.fleet import Fleet
 from policyd.core.inputs import performance_of
-from policyd.core.pool import Performance, Pool
+from policyd.core.pool import Locations, Performance, Pool
 from policyd.core.sheet import Refused, Row, Sheet, seal
 from policyd.core.terms import Terms
 from policyd.core.verdict import Answer, Enforcement, Package, PolicySet, Question, Violation
 from policyd.core.violations import core_violation, fact_missing, violation_of, violation_order
 from policyd.core.workload import Workload
+
+_ASPECTS: Final = tuple(Locations.model_fields)
 
 
 @dataclass(frozen=True)
@@ -59,9 +61,8 @@ def assemble(basis: Basis, view: ClassView, answers: Mapping[Question, Answer], 
         else:
             violations.extend([row] if isinstance(row, Violation) else [])
             ordered = sorted((v.to_json() for v in violations), key=violation_order)
-            refused.append(
-                Refused(pool.id, pool.kind, tuple(ordered), hidden, None if isinstance(pricing, str) else pricing)
-            )
+            priced = None if isinstance(pricing, str) else pricing
+            refused.append(Refused(pool.id, pool.kind, tuple(ordered), hidden, priced, declared_of(pool)))
     return seal(
         rows=tuple(rows),
         refused=tuple(refused),
@@ -228,7 +229,25 @@ def _row(basis: Basis, pool: Pool, found: _Found, pricing: Pricing | str) -> Row
         steadiness_inputs=steadiness_inputs,
         warnings=tuple(sorted(found.warnings, key=violation_order)),
         obligations=tuple(sorted(found.obligations, key=lambda o: orjson.dumps(o, option=orjson.OPT_SORT_KEYS))),
+        declared=declared_of(pool),
     )
+
+
+def declared_of(pool: Pool) -> dict[str, Any]:
+    """What a person is told of a pool, kept in the sheet so that an old decision needs no old fleet to be explained."""
+    checked = pool.evidence.checked
+    return {
+        "provider": pool.provider,
+        "region": pool.region,
+        "locations": {name: places for name in _ASPECTS if (places := getattr(pool.locations, name)) is not None},
+        "operator": {
+            "name": pool.operator.name,
+            "seat": pool.operator.seat,
+            "parent_seat": pool.operator.parent_seat,
+        },
+        "tenancy": pool.tenancy,
+        "evidence_checked": None if checked is None else checked.isoformat(),
+    }
 
 
 def _latency(basis: Basis, performance: Performance) -> tuple[int, dict[str, Any]]:

@@ -38,17 +38,23 @@ class Row:
     steadiness_inputs: Mapping[str, Any]
     warnings: tuple[Mapping[str, Any], ...] = ()
     obligations: tuple[Mapping[str, Any], ...] = ()
+    declared: Mapping[str, Any] = field(default_factory=dict)
+    """What an explanation tells of the pool: provider, region, locations, operator, tenancy, day of the evidence."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A pool that the class may not use, with the reasons; ``pricing`` lets ``explain`` say what it would have cost."""
+    """A pool that the class may not use, with the reasons.
+
+    ``pricing`` lets ``explain`` say what it would have cost; ``declared`` is as in ``Row``.
+    """
 
     pool: str
     kind: str
     violations: tuple[Mapping[str, Any], ...]
     hidden: bool = False
     pricing: Pricing | None = None
+    declared: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
