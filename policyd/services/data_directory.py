@@ -3,8 +3,8 @@
 Files: ``audit.sqlite`` (the log), ``lock`` (held by the writer, its process number inside), ``server.json`` (where the
 writer answers, when it is a server).
 
-Rules: the lock belongs to the kernel, so it ends with the process however that ends; an address whose writer is gone
-counts as none; only the owner of the directory can read it.
+Rules: the lock belongs to the kernel, so it ends with the process however that ends; forked children do not keep it;
+an address whose writer is gone counts as none; only the owner of the directory can read it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Final
+from weakref import WeakSet
 
 import orjson
 
@@ -32,6 +33,7 @@ class DataDirectory:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock: int | None = None
+        _made.add(self)
         try:
             path.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
@@ -118,6 +120,12 @@ class DataDirectory:
             os.close(handle)
         return False
 
+    def forget(self) -> None:
+        """In a forked child: the lock stays with the parent, and ends with it although the child lives on."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
     def __enter__(self) -> DataDirectory:
         self.acquire()
         return self
@@ -126,6 +134,17 @@ class DataDirectory:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.release()
+
+
+_made: Final[WeakSet[DataDirectory]] = WeakSet()
+
+
+def _forget_in_child() -> None:
+    for directory in list(_made):
+        directory.forget()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
 
 
 def _locked_within_patience(handle: int) -> bool:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine
 
 from audit import query, store
 from audit.errors import AuditFailure, EntriesRefused, LogCorrupt, LogUnavailable, SchemaUnknown
 from audit.record import Blob, Entry, Search, leaf_hash
-from audit.store import Position, Tail
+from audit.store import SYNCHRONOUS, Position, Tail
 
 SHEET = Blob.of("sheet", b'{"pools":[]}' * 50, (("rejected_pool", "spot-us"), ("rule", "location_not_permitted")))
 
@@ -173,7 +174,11 @@ def test_a_log_of_another_schema_is_left_alone(path: Path) -> None:
     with writing(path):
         pass
     change(path, "UPDATE meta SET value = '2' WHERE key = 'schema_version'")
-    for opening in (lambda: store.open_sqlite(path, "power_safe", origin="x"), lambda: store.open_sqlite_reader(path)):
+    openings: list[Callable[[], Engine]] = [
+        partial(store.open_sqlite, path, "power_safe", origin="x"),
+        partial(store.open_sqlite_reader, path),
+    ]
+    for opening in openings:
         with pytest.raises(SchemaUnknown, match="version 2, this program knows 1"):
             opening()
 
@@ -193,7 +198,11 @@ def test_a_file_that_is_no_database_is_named(path: Path) -> None:
 
 
 def test_a_log_that_is_not_there_is_not_made_without_a_name(path: Path) -> None:
-    for opening in (lambda: store.open_sqlite(path, "power_safe", origin=None), lambda: store.open_sqlite_reader(path)):
+    openings: list[Callable[[], Engine]] = [
+        partial(store.open_sqlite, path, "power_safe", origin=None),
+        partial(store.open_sqlite_reader, path),
+    ]
+    for opening in openings:
         with pytest.raises(LogUnavailable):
             opening()
     assert not path.exists()
@@ -210,8 +219,8 @@ def test_a_reader_cannot_write(path: Path) -> None:
 
 def test_power_safe_means_that_sqlite_waits_for_the_disk(path: Path) -> None:
     levels = {}
-    for durability in ("power_safe", "process_safe"):
-        engine = store.open_sqlite(path, durability, origin="x")  # type: ignore[arg-type]
+    for durability in SYNCHRONOUS:
+        engine = store.open_sqlite(path, durability, origin="x")
         with engine.connect() as connection:
             levels[durability] = connection.exec_driver_sql("PRAGMA synchronous").scalar()
             assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
