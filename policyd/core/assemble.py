@@ -22,7 +22,7 @@ from policyd.core.pool import Locations, Performance, Pool
 from policyd.core.sheet import Refused, Row, Sheet, seal
 from policyd.core.terms import Terms
 from policyd.core.verdict import Answer, Enforcement, Package, PolicySet, Question, Violation
-from policyd.core.violations import core_violation, fact_missing, violation_of, violation_order
+from policyd.core.violations import core_violation, fact_missing, violation_order, violations_of
 from policyd.core.workload import Workload
 
 _ASPECTS: Final = tuple(Locations.model_fields)
@@ -124,10 +124,10 @@ def _spread(package: Package, answer: Answer | None, members: Sequence[_Found]) 
         for member in members:
             member.violations.append(failure)
         return
-    violations = [violation_of(package, denial) for denial in answer.deny]
+    violations = violations_of(package, answer.deny)
     blocking = [v for v in violations if v.enforcement is not Enforcement.ADVISORY]
     warnings = [v.to_json() for v in violations if v.enforcement is Enforcement.ADVISORY]
-    warnings += [violation_of(package, warning, advisory=True).to_json() for warning in answer.warn]
+    warnings += [violation.to_json() for violation in violations_of(package, answer.warn, advisory=True)]
     for member in members:
         member.violations.extend(blocking)
         member.warnings.extend(warnings)
