@@ -17,41 +17,48 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 
 from policyd.core.cost import cost_json, cost_micro_usd, gpus_for
 from policyd.core.facts import Facts, PoolFacts
 from policyd.core.quantities import PPM
-from policyd.core.sheet import Row, Sheet
+from policyd.core.sheet import Lane, Row, Sheet
 from policyd.core.violations import CORE
 from policyd.core.workload import Workload
 
-QUEUE_LIMIT_MS: Final = 5_000
-"""A queue of this length or more earns no queue points."""
 HEADROOM_REPLICAS: Final = 4
 """Free room for this many times the workload earns all headroom points."""
 
 _UNKNOWN: Final = PoolFacts()
+_MTOK: Final = 1_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Scored:
+class Scored(NamedTuple):
     """A pool that survived, with its score in thousandths and what it was made of."""
 
+    order: tuple[int, str]
     row: Row
-    score_x1000: int
     cost_micro_usd: int
     price: int
-    availability: int
     headroom: int
     queue: int
+
+    @property
+    def score_x1000(self) -> int:
+        """The score, times 1000."""
+        return -self.order[0]
+
+    @property
+    def availability(self) -> int:
+        """Steadiness, headroom and queue together."""
+        return self.row.steadiness + self.headroom + self.queue
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Outcome, all surviving pools best first, the dynamic refusals (the sheet has the others), and why it is a deny."""
+    """Outcome, all surviving pools best first, this moment's refusals (the sheet has the others), and why a deny."""
 
     outcome: str
     denied_by: str | None
@@ -61,60 +68,51 @@ class Decision:
 
 def decide(workload: Workload, sheet: Sheet, facts: Facts) -> Decision:
     """Rank the sheet's eligible pools for this workload at this moment."""
-    tokens = workload.input_tokens + workload.max_output_tokens
+    input_tokens, output_tokens = workload.input_tokens, workload.max_output_tokens
+    tokens = input_tokens + output_tokens
+    by_request, asked_gpus = workload.scope == "request", workload.gpu_count
     known = facts.pools
-    fitting: list[tuple[Row, PoolFacts, int, int]] = []
+    fitting: list[tuple[Lane, PoolFacts, int, int]] = []
     refused: list[tuple[Row, Mapping[str, Any]]] = []
-    cheapest = 0
-    for row in sheet.rows:
-        state = known.get(row.pool, _UNKNOWN)
-        gpus = gpus_for(row.pricing, workload)
-        if (
-            tokens > row.max_context_tokens
-            or state.healthy is not True
-            or state.available_gpus is None
-            or state.queue_ms is None
-            or state.available_gpus < gpus
-        ):
+    for lane in sheet.lanes:
+        row, pool, max_context_tokens, affine, input_nano, output_nano, request_nano, gpus, _ = lane
+        state = known.get(pool, _UNKNOWN)
+        if by_request:
+            if 0 < gpus < asked_gpus:
+                gpus = asked_gpus
+        else:
+            gpus = gpus_for(row.pricing, workload)
+        # Unknown headroom counts as -1 free GPUs, which no pool can do with.
+        if tokens > max_context_tokens or state.usable_gpus < gpus:
             refused.append((row, _refusal(row, state, tokens, gpus)))
             continue
-        cost = cost_micro_usd(row.pricing, workload)
+        if by_request and affine:
+            cost = -(-(-(-(input_tokens * input_nano + output_tokens * output_nano) // _MTOK) + request_nano) // 1000)
+        else:
+            cost = cost_micro_usd(row.pricing, workload)
         if state.price_ppm != PPM:
             cost = -(-cost * state.price_ppm // PPM)
-        if not fitting or cost < cheapest:
-            cheapest = cost
-        fitting.append((row, state, gpus, cost))
-    ranked = _rank(fitting, cheapest, sheet.weights)
+        fitting.append((lane, state, gpus, cost))
+    ranked = _rank(fitting, sheet.weights)
     outcome = "allow" if ranked else "deny"
     return Decision(outcome, None if ranked else denied_by(sheet, refused), ranked, tuple(refused))
 
 
-def _rank(
-    fitting: list[tuple[Row, PoolFacts, int, int]], cheapest: int, weights: Mapping[str, int]
-) -> tuple[Scored, ...]:
-    by_control, by_latency, by_preference = weights["control"], weights["latency"], weights["preference"]
+def _rank(fitting: list[tuple[Lane, PoolFacts, int, int]], weights: Mapping[str, int]) -> tuple[Scored, ...]:
     by_availability, by_price = weights["availability"], weights["price"]
+    cheapest = min((cost for _, _, _, cost in fitting), default=0)
     scored = []
-    for row, state, gpus, cost in fitting:
-        available, queue_ms = state.available_gpus or 0, state.queue_ms or 0
-        headroom = 300 if gpus == 0 else min(300, 300 * available // (gpus * HEADROOM_REPLICAS))
-        queue = 200 - 200 * min(queue_ms, QUEUE_LIMIT_MS) // QUEUE_LIMIT_MS
-        availability = row.steadiness + headroom + queue
-        price = 1000 if cost == 0 else 1000 * cheapest // cost
-        score = (
-            by_control * row.control
-            + by_availability * availability
-            + by_price * price
-            + by_latency * row.latency
-            + by_preference * row.preference
-        )
-        scored.append(Scored(row, score, cost, price, availability, headroom, queue))
-    scored.sort(key=_order)
+    for lane, state, gpus, cost in fitting:
+        headroom = 300 * state.usable_gpus // (gpus * HEADROOM_REPLICAS) if gpus else 300
+        if headroom > 300:
+            headroom = 300
+        queue = state.queue_points
+        price = 1000 * cheapest // cost if cost else 1000
+        score = lane.fixed_x1000 + by_availability * (headroom + queue) + by_price * price
+        scored.append(Scored((-score, lane.pool), lane.row, cost, price, headroom, queue))
+    # Pool ids are unique, so the order never looks beyond its first field.
+    scored.sort()
     return tuple(scored)
-
-
-def _order(scored: Scored) -> tuple[int, str]:
-    return -scored.score_x1000, scored.row.pool
 
 
 def _refusal(row: Row, state: PoolFacts, tokens: int, gpus: int) -> Mapping[str, Any]:

@@ -7,25 +7,41 @@ free; facts are content-addressed, so that a decision can name the ones it stood
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from decimal import Decimal
+from dataclasses import dataclass, field
 from typing import Any, Final
 
-from policyd.core.fleet import Fleet
+from policyd.core.fleet import Tenant
 from policyd.core.quantities import MICRO_PER_UNIT, PPM
 
 THRESHOLDS_PERCENT: Final = (100, 95, 80, 50)
 """Budget thresholds that policies see, highest first; below the last one they see 0."""
 
 
+QUEUE_LIMIT_MS: Final = 5_000
+"""A queue of this length or more earns no queue points."""
+
+
 @dataclass(frozen=True, slots=True)
 class PoolFacts:
-    """One pool at one moment: free GPUs, waiting time in front of it, whether it answers, price against the declared."""
+    """One pool at one moment: free GPUs, waiting time in front of it, whether it answers, price against the declared.
+
+    ``usable_gpus`` and ``queue_points`` (0..200) follow from them: nothing is usable of a pool that is not known to be
+    healthy, or whose headroom or queue nobody reports, which -1 says.
+    """
 
     available_gpus: int | None = None
     queue_ms: int | None = None
     healthy: bool | None = None
     price_ppm: int = PPM
+    usable_gpus: int = field(init=False, default=-1)
+    queue_points: int = field(init=False, default=0)
+
+    def __post_init__(self) -> None:
+        if self.healthy is not True or self.available_gpus is None or self.queue_ms is None:
+            return
+        object.__setattr__(self, "usable_gpus", self.available_gpus)
+        points = 200 - 200 * min(self.queue_ms, QUEUE_LIMIT_MS) // QUEUE_LIMIT_MS
+        object.__setattr__(self, "queue_points", points)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,22 +68,24 @@ def facts_from_json(document: Mapping[str, Any], digest: str) -> Facts:
     )
 
 
-def crossed_percent(fleet: Fleet, tenant: str, project: str, facts: Facts) -> int | None:
-    """The highest budget threshold that the project or its tenant has crossed; 0 without a budget or below the first.
+def budget_limits(tenant: Tenant, project: str) -> tuple[tuple[str, int], ...]:
+    """The accounts of a project that have a limit, with that limit in micro-USD; the tenant's own account first."""
+    inner = tenant.project(project)
+    levels = ((tenant.name, tenant.budget), (f"{tenant.name}/{project}", inner.budget if inner else None))
+    return tuple((path, int(budget.limit * MICRO_PER_UNIT)) for path, budget in levels if budget is not None)
 
-    None when a budget is declared and nobody says what was spent: the core then refuses what reads it.
+
+def crossed_percent(limits: tuple[tuple[str, int], ...], facts: Facts) -> int | None:
+    """The highest budget threshold that any of the accounts has crossed; 0 without a budget or below the first.
+
+    None when an account has a limit and nobody says what it has spent: the core then refuses what reads it.
     """
-    owner = fleet.tenants[tenant]
-    inner = owner.project(project)
-    levels = [(tenant, owner.budget), (f"{tenant}/{project}", inner.budget if inner else None)]
     highest = 0
-    for path, budget in levels:
-        if budget is None:
-            continue
+    for path, limit_micro_usd in limits:
         spent = facts.spent_micro_usd.get(path)
         if spent is None:
             return None
-        highest = max(highest, _threshold(spent, int(budget.limit * Decimal(MICRO_PER_UNIT))))
+        highest = max(highest, _threshold(spent, limit_micro_usd))
     return highest
 
 

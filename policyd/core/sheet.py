@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -72,6 +72,43 @@ class Sheet:
     failed: bool
     shown_refused: tuple[tuple[str, orjson.Fragment], ...] = field(default=(), compare=False)
     """The refused pools that the tenant may see, each encoded once, in order of pool id."""
+    lanes: tuple[Lane, ...] = field(default=(), compare=False)
+    """The rows as ``policyd.core.decide`` reads them."""
+
+
+class Lane(NamedTuple):
+    """What deciding reads of a row, flat: looked at a million times, so nothing is looked up twice.
+
+    ``fixed_x1000`` is the part of the score that the class fixes; ``gpus`` is 0 where the provider hides them.
+    """
+
+    row: Row
+    pool: str
+    max_context_tokens: int
+    affine: bool
+    input_nano: int
+    output_nano: int
+    request_nano: int
+    gpus: int
+    fixed_x1000: int
+
+
+def _lane(row: Row, weights: Mapping[str, int]) -> Lane:
+    pricing = row.pricing
+    return Lane(
+        row=row,
+        pool=row.pool,
+        max_context_tokens=row.max_context_tokens,
+        affine=pricing.form != "billed",
+        input_nano=pricing.input_nano,
+        output_nano=pricing.output_nano,
+        request_nano=pricing.request_nano,
+        gpus=0 if pricing.form == "tokens" else pricing.gpus,
+        fixed_x1000=weights["control"] * row.control
+        + weights["latency"] * row.latency
+        + weights["preference"] * row.preference
+        + weights["availability"] * row.steadiness,
+    )
 
 
 def seal(
@@ -84,11 +121,28 @@ def seal(
     reads_clock: bool,
     failed: bool,
 ) -> Sheet:
-    """Encode a sheet once and address it by its content."""
+    """Encode a sheet once and address it by its content. Each distinct violation is written once."""
+    table: dict[bytes, int] = {}
+    encoded = [
+        [table.setdefault(orjson.dumps(v, option=orjson.OPT_SORT_KEYS), len(table)) for v in entry.violations]
+        for entry in refused
+    ]
+    violations = list(table)
     document = {
         "header": header,
         "rows": rows,
-        "refused": refused,
+        "refused": [
+            {
+                "pool": entry.pool,
+                "kind": entry.kind,
+                "violations": numbers,
+                "hidden": entry.hidden,
+                "pricing": entry.pricing,
+                "declared": entry.declared,
+            }
+            for entry, numbers in zip(refused, encoded, strict=True)
+        ],
+        "violations": [orjson.Fragment(violation) for violation in violations],
         "weights": weights,
         "sla": sla,
         "reads_clock": reads_clock,
@@ -106,20 +160,34 @@ def seal(
         reads_clock=reads_clock,
         failed=failed,
         shown_refused=tuple(
-            (entry.pool, orjson.Fragment(orjson.dumps({"pool": entry.pool, "violations": entry.violations})))
-            for entry in refused
+            (entry.pool, _shown(entry.pool, [violations[number] for number in numbers]))
+            for entry, numbers in zip(refused, encoded, strict=True)
             if not entry.hidden
         ),
+        lanes=tuple(_lane(row, weights) for row in rows),
     )
+
+
+def _shown(pool: str, violations: list[bytes]) -> orjson.Fragment:
+    parts = {"pool": pool, "violations": [orjson.Fragment(violation) for violation in violations]}
+    return orjson.Fragment(orjson.dumps(parts))
 
 
 def sheet_from_content(content: bytes) -> Sheet:
     """The sheet that ``seal`` encoded, for replay and explanation; its digest is computed anew."""
     document = orjson.loads(content)
+    violations = document["violations"]
     return seal(
         rows=tuple(_revive(Row, {**row, "pricing": Pricing(**row["pricing"])}) for row in document["rows"]),
         refused=tuple(
-            _revive(Refused, {**entry, "pricing": Pricing(**entry["pricing"]) if entry["pricing"] else None})
+            _revive(
+                Refused,
+                {
+                    **entry,
+                    "violations": [violations[number] for number in entry["violations"]],
+                    "pricing": Pricing(**entry["pricing"]) if entry["pricing"] else None,
+                },
+            )
             for entry in document["refused"]
         ),
         weights=document["weights"],

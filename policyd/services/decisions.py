@@ -9,23 +9,21 @@ snapshot and the facts are taken once at the start, so that a swap in between ch
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from audit.record import Blob, Entry
 from audit.store import Position
-from policyd.core.classes import class_key
 from policyd.core.decide import decide
-from policyd.core.facts import Facts, crossed_percent
-from policyd.core.inputs import class_side
-from policyd.core.normalise import Normalised, Principal, normalise
-from policyd.core.sheet import Sheet
+from policyd.core.facts import Facts
+from policyd.core.normalise import Principal
 from policyd.core.snapshot import Snapshot
 from policyd.core.workload import DecisionRequest, Workload
 from policyd.errors import AuditError, Forbidden, Overloaded, PolicydError
 from policyd.services.answers import Made, Revisions, answer, entry_of, error_entry, sheet_blob
-from policyd.services.clock import Now, day, hour_of_week, next_boundary_us, now_us, uuid7
+from policyd.services.clock import Now, next_boundary_us, now_us, uuid7
+from policyd.services.frames import Frames
 from policyd.services.sheets import SheetBook
 
 REMEMBERED_BLOBS_MAX = 8_192
@@ -69,40 +67,43 @@ class DecisionService:
     origin: str
     ttl_ms: int = 60_000
     now: Now = now_us
+    frames: Frames = field(default_factory=Frames)
     _durable: OrderedDict[str, None] = field(default_factory=OrderedDict)
 
     async def decide(self, request: DecisionRequest, principal: Principal, request_id: str) -> Answered:
         """Decide, record, answer.
 
-        Raises any ``PolicydError``; all but those of the log itself and of overload are recorded before they are raised.
+        Raises any ``PolicydError``; all but those of the log itself and of overload are recorded first.
         """
         time_us = self.now()
         decision_id = uuid7(time_us)
         snapshot: Snapshot | None = None
-        normalised: Normalised | None = None
+        workload: Workload | None = None
         try:
             snapshot = self.snapshots.current()
             facts, facts_blob = self.facts.current()
-            normalised = normalise(request.workload, principal, snapshot.fleet)
-            self._permit(snapshot, principal, normalised.workload)
-            sheet = await self._sheet(snapshot, normalised, facts, time_us)
+            framed = self.frames.place(snapshot, request.workload, principal, facts, time_us)
+            workload = framed.normalised.workload
+            self._permit(snapshot, principal, workload)
+            sheet = self.book.find(snapshot, framed.key) or await self.book.make(
+                snapshot, framed.key, framed.normalised, framed.document(snapshot)
+            )
             made = Made(
                 id=decision_id,
                 time_us=time_us,
                 valid_until_us=self._valid_until_us(snapshot, time_us),
                 principal=principal.name,
                 request_id=request_id,
-                workload=normalised.workload,
+                workload=workload,
                 options=request.options,
                 sheet=sheet,
                 facts=facts,
                 revisions=Revisions.of(snapshot),
-                decision=decide(normalised.workload, sheet, facts),
+                decision=decide(workload, sheet, facts),
             )
         except (AuditError, Overloaded):
             raise
         except PolicydError as error:
-            workload = normalised.workload if normalised else None
             await self._record_error(decision_id, time_us, principal, request_id, request, error, snapshot, workload)
             raise
         position = await self._commit(made, facts_blob)
@@ -136,11 +137,6 @@ class DecisionService:
         if not snapshot.entitlements.permits(principal.name, workload.tenant, "decisions", "decide"):
             raise Forbidden(f"{principal.name!r} has no entitlement to decide for tenant {workload.tenant!r}")
 
-    async def _sheet(self, snapshot: Snapshot, normalised: Normalised, facts: Facts, time_us: int) -> Sheet:
-        document = class_document(snapshot, normalised, facts, time_us)
-        key = class_key(normalised.workload, document, snapshot.reads)
-        return self.book.find(snapshot, key) or await self.book.make(snapshot, key, normalised, document)
-
     def _valid_until_us(self, snapshot: Snapshot, time_us: int) -> int:
         boundary = next_boundary_us(time_us, quarterly=snapshot.reads.clock)
         return min(time_us + self.ttl_ms * 1_000, boundary)
@@ -157,16 +153,3 @@ class DecisionService:
         while len(self._durable) > REMEMBERED_BLOBS_MAX:
             self._durable.popitem(last=False)
         return position
-
-
-def class_document(snapshot: Snapshot, normalised: Normalised, facts: Facts, time_us: int) -> Mapping[str, Any]:
-    """The class side of the input document at a moment."""
-    workload = normalised.workload
-    return class_side(
-        workload,
-        normalised.terms,
-        snapshot.fleet,
-        crossed_percent(snapshot.fleet, workload.tenant, workload.project, facts),
-        hour_of_week(snapshot.fleet.tenants[workload.tenant].zone, time_us),
-        day(time_us),
-    )

@@ -1,0 +1,156 @@
+"""Frames: what is the same in thousands of requests, worked out once.
+
+Two requests of one application differ in their token counts and hardly in anything else. Everything else together is
+the **frame**: it is normalised once per snapshot, and it remembers the class keys that its size classes have led to.
+A frame is a memo of pure functions (``normalise``, ``class_side``, ``class_key``); with it or without it the key of a
+request is the same, which a property test holds it to.
+
+Rules: the frame's key is the whole request but its numbers of demand, and the principal; bounded, least recently used
+out first; a new snapshot starts with no frames.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from policyd.core.classes import class_key
+from policyd.core.facts import Facts, budget_limits, crossed_percent
+from policyd.core.inputs import class_side
+from policyd.core.normalise import Normalised, Principal, normalise
+from policyd.core.quantities import RATE_CLASSES, size_class
+from policyd.core.snapshot import Snapshot
+from policyd.core.workload import DemandRequest, Workload, WorkloadRequest
+from policyd.services.clock import day, hour_of_week
+
+FRAMES_MAX = 4_096
+KEYS_PER_FRAME_MAX = 1_024
+
+
+@dataclass(slots=True)
+class Frame:
+    """A normalised workload with the default demand, its budgets and zone, and the class keys found so far."""
+
+    template: Normalised
+    limits: tuple[tuple[str, int], ...]
+    zone: str
+    keys: dict[tuple[Any, ...], bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Framed:
+    """A request, normalised, with the key of its class. ``document`` gives the class side when a sheet must be made."""
+
+    normalised: Normalised
+    key: bytes
+    crossed_percent: int | None
+    hour_of_week: int
+    date: str
+
+    def document(self, snapshot: Snapshot) -> Mapping[str, Any]:
+        """The class side of the input document."""
+        workload, terms = self.normalised.workload, self.normalised.terms
+        return class_side(workload, terms, snapshot.fleet, self.crossed_percent, self.hour_of_week, self.date)
+
+
+@dataclass
+class Frames:
+    """The frames of the live snapshot."""
+
+    _snapshot: Snapshot | None = None
+    _frames: OrderedDict[tuple[Any, ...], Frame] = field(default_factory=OrderedDict)
+
+    def place(
+        self, snapshot: Snapshot, request: WorkloadRequest, principal: Principal, facts: Facts, time_us: int
+    ) -> Framed:
+        """Normalise a request and find its class key. Raises what ``normalise`` raises."""
+        frame = self._frame(snapshot, request, principal)
+        workload = _with_demand(frame.template.workload, request, frame, snapshot, principal)
+        crossed = crossed_percent(frame.limits, facts)
+        hour, date = hour_of_week(frame.zone, time_us), day(time_us)
+        sizes = (
+            size_class(workload.input_tokens),
+            size_class(workload.max_output_tokens),
+            size_class(workload.requests_per_hour, RATE_CLASSES),
+            crossed,
+            hour,
+            date,
+        )
+        normalised = Normalised(workload, frame.template.terms)
+        key = frame.keys.get(sizes)
+        if key is None:
+            document = class_side(workload, normalised.terms, snapshot.fleet, crossed, hour, date)
+            key = class_key(workload, document, snapshot.reads)
+            if len(frame.keys) >= KEYS_PER_FRAME_MAX:
+                frame.keys.clear()
+            frame.keys[sizes] = key
+        return Framed(normalised, key, crossed, hour, date)
+
+    def _frame(self, snapshot: Snapshot, request: WorkloadRequest, principal: Principal) -> Frame:
+        if snapshot is not self._snapshot:
+            self._frames.clear()
+            self._snapshot = snapshot
+        key = _frame_key(request, principal)
+        frame = self._frames.get(key)
+        if frame is not None:
+            self._frames.move_to_end(key)
+            return frame
+        template = normalise(request.model_copy(update={"demand": DemandRequest()}), principal, snapshot.fleet)
+        tenant = snapshot.fleet.tenants[template.workload.tenant]
+        frame = Frame(template, budget_limits(tenant, template.workload.project), tenant.zone)
+        self._frames[key] = frame
+        if len(self._frames) > FRAMES_MAX:
+            self._frames.popitem(last=False)
+        return frame
+
+
+def _with_demand(
+    template: Workload, request: WorkloadRequest, frame: Frame, snapshot: Snapshot, principal: Principal
+) -> Workload:
+    """The template with this request's numbers; what the request leaves out is the template's default already."""
+    demand = request.demand
+    if demand.hourly is not None:
+        return normalise(request, principal, snapshot.fleet).workload
+    given: dict[str, Any] = {
+        name: value
+        for name, value in (
+            ("input_tokens", demand.input_tokens),
+            ("max_output_tokens", demand.max_output_tokens),
+            ("requests_per_hour", demand.requests_per_hour),
+            ("duration_hours", demand.duration_hours),
+        )
+        if value is not None
+    }
+    return replace(template, **given) if given else template
+
+
+def _frame_key(request: WorkloadRequest, principal: Principal) -> tuple[Any, ...]:
+    profile, data, resources = request.profile, request.data, request.resources
+    return (
+        principal,
+        request.scope,
+        request.tenant,
+        request.project,
+        request.environment,
+        request.model,
+        request.model_version,
+        request.sla_class,
+        profile.urgency,
+        profile.traffic,
+        profile.task,
+        profile.memory_bound,
+        data.classification,
+        _frozen(data.categories),
+        _frozen(data.residency),
+        _frozen(data.sources),
+        _frozen(resources.accelerators),
+        resources.gpu_count,
+        resources.gpu_memory_gib,
+        tuple(request.labels.items()) if request.labels else (),
+    )
+
+
+def _frozen(values: list[Any] | None) -> tuple[Any, ...] | None:
+    return None if values is None else tuple(values)
