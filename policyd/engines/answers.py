@@ -46,6 +46,8 @@ def unrepresentable(value: Any, depth: int = 0) -> str | None:
     if depth >= _MAX_DEPTH:
         return f"it is nested deeper than {_MAX_DEPTH}"
     if isinstance(value, Mapping):
+        if not all(isinstance(key, str) for key in value):
+            return "a name in it is no text"
         parts: list[Any] = [part for item in value.items() for part in item]
     elif isinstance(value, list | tuple):
         parts = list(value)

@@ -1,7 +1,7 @@
 """The built-in functions that policies may use: those that both engines answer alike, and that depend on nothing else.
 
-Rules: what is not on the list is refused, with the line that calls it. Nothing that looks at the clock, the network, the
-environment or chance is on it; nor is anything that prints values as text, because engines print numbers differently.
+Rules: what is not on the list is refused, with the line that calls it. Nothing that looks at the clock, the network,
+the environment or chance is on it; nor is anything that prints values as text: engines print numbers differently.
 The list is checked against both engines by ``tests/contract/test_engine_builtins.py``.
 """
 

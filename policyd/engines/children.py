@@ -8,7 +8,10 @@ with SIGKILL, because nothing else stops an engine in the middle of an evaluatio
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -100,10 +103,9 @@ class Worker:
     async def kill(self) -> None:
         """End the child now and wait for its end. Safe to call twice."""
         if self._process.returncode is None:
-            try:
-                self._process.kill()
-            except ProcessLookupError:
-                pass
+            # Not Process.kill(): it reaps a child that is dead already, and the event loop then misses its end.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
         if self._process.stdin is not None:
             self._process.stdin.close()
         try:

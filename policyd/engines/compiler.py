@@ -21,7 +21,7 @@ from ruamel.yaml.error import YAMLError
 from policyd.core.verdict import Package, PolicySet
 from policyd.engines.answers import unrepresentable
 from policyd.engines.capabilities import ARITY, refusal
-from policyd.engines.metadata import PLACEMENT, PackageDoc, describe
+from policyd.engines.metadata import PackageDoc, describe
 from policyd.engines.plan import Function, Plan, all_statements, plan_findings, reachable
 from policyd.engines.readsets import ReadSet, read_set
 from policyd.engines.source import Source, read_source, syntax_findings
@@ -119,7 +119,7 @@ def settings_of(data: Mapping[PurePosixPath, str]) -> tuple[dict[str, Any], list
 
 
 def _mapping_of(path: PurePosixPath, text: str, findings: list[Finding]) -> dict[str, Any]:
-    """JSON is read as YAML, which holds it. Names must be texts: JSON has no others."""
+    """JSON is read as YAML, which holds it."""
     try:
         values = YAML(typ="safe", pure=True).load(io.StringIO(text))
     except YAMLError as fault:
@@ -135,9 +135,7 @@ def _mapping_of(path: PurePosixPath, text: str, findings: list[Finding]) -> dict
 
 def _merge(level: dict[str, Any], values: Mapping[str, Any], path: str) -> Iterator[Finding]:
     for key, value in values.items():
-        if not isinstance(key, str):
-            yield Finding(f"{path}:1", f"the name {key!r} is no text")
-        elif isinstance(level.get(key), dict) and isinstance(value, dict):
+        if isinstance(level.get(key), dict) and isinstance(value, dict):
             yield from _merge(level[key], value, path)
         elif key in level:
             yield Finding(f"{path}:1", f"the setting '{key}' is given in two files")

@@ -1,17 +1,21 @@
 """Runs the ``test_*`` rules of a policy tree on the embedded engine.
 
-Rules: each test rule is an entrypoint of one bundle; a test holds when it is exactly ``true``. A test file that the
-engine cannot read fails all its tests with the engine's reason, and the other files still run; nothing is skipped.
-The engine reads ``with`` inside ``{ … }`` bodies; a one-line body with ``not … with`` or several ``with`` it refuses.
+Rules: a file's test rules are the entrypoints of one bundle; a test holds when it is exactly ``true``. A test file
+that the engine cannot read or compile fails all its tests with the reason; the other files still run, nothing is
+skipped.
+
+The engine's compiler dies on most rules that replace the whole input (``with input as document``). What works on both
+engines is to replace the parts: ``with input.pool as … with input.workload as … with data.settings as …``, inside
+``{ … }`` bodies; a one-line body with ``not … with`` or several ``with`` is no syntax to it.
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 from policyd.engines.capabilities import ARITY
@@ -26,7 +30,10 @@ from policyd.ports import PolicyTree, TestResult
 TEST_TIMEOUT_S: Final = 10.0
 TEST_MEMORY_BYTES: Final = 1024**3
 TEST_PREFIX: Final = "test_"
-_HINT: Final = "; put rule bodies that use `with` into { … }"
+_HINT: Final = (
+    "; this engine takes `with` only inside { … } bodies, and only for parts of the input:"
+    " write `with input.pool as … with input.workload as …`, or run the tests on the opa engine"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,59 +68,41 @@ def cases_of(tree: PolicyTree) -> list[Case]:
 
 
 async def run_tests(tree: PolicyTree) -> list[TestResult]:
-    """Run all test rules. Raises ``PolicyInvalid`` when the policies themselves have findings."""
+    """Run all test rules, file by file. Raises ``PolicyInvalid`` when the policies themselves have findings."""
     prepared = prepare(tree)
     if prepared.findings:
         raise PolicyInvalid("the policies have findings", findings=prepared.findings)
     cases = cases_of(tree)
-    texts = {str(path): tree.tests[path] for path in sorted(tree.tests)}
-    failed: dict[Case, str] = {}
-    for _ in range(len(texts) + 1):
-        running = [case for case in cases if case not in failed]
-        if not running:
-            break
+    tested = {case.path for case in cases}
+    helpers = [(str(path), text) for path, text in sorted(tree.tests.items()) if str(path) not in tested]
+    results: list[TestResult] = []
+    for path in sorted(tested):
+        own = [case for case in cases if case.path == path]
+        modules = (*prepared.modules, *helpers, (path, tree.tests[PurePosixPath(path)]))
         with tempfile.TemporaryDirectory(prefix="policyd-test-") as directory:
             place = Path(directory)
-            faults = await _build(prepared, texts, running, place)
-            bad = _fail_files(faults, running, texts, failed)
-            if faults and not bad:
-                return [case.result(False, "; ".join(map(str, faults))) for case in cases]
-            if bad:
-                continue
-            results = await _run(prepared, running, place)
-            return [results.get(case) or case.result(False, failed[case]) for case in cases]
-    return [case.result(False, failed.get(case, "")) for case in cases]
+            faults = await _build(prepared, modules, path, own, place)
+            if faults:
+                reason = "; ".join(fault.message if not fault.where else str(fault) for fault in faults) + _HINT
+                results.extend(case.result(False, reason) for case in own)
+            else:
+                results.extend(await _run(own, place))
+    return results
 
 
 async def _build(
-    prepared: Prepared, texts: Mapping[str, str], cases: Sequence[Case], place: Path
+    prepared: Prepared, modules: tuple[tuple[str, str], ...], path: str, cases: Sequence[Case], place: Path
 ) -> list[Finding]:
-    modules = (*prepared.modules, *texts.items())
     entrypoints = tuple(case.entrypoint for case in cases)
     faults = await build_bundle(modules, prepared.data, entrypoints, dict(modules), place)
     if faults:
         return faults
     plan = read_plan(json.loads((place / "plan" / "plan.json").read_bytes()))
-    return [fault for fault in plan_findings(plan, ARITY) if fault.where.rpartition(":")[0] in texts]
+    return [fault for fault in plan_findings(plan, ARITY) if fault.where.rpartition(":")[0] == path]
 
 
-def _fail_files(
-    faults: Sequence[Finding], cases: Sequence[Case], texts: dict[str, str], failed: dict[Case, str]
-) -> bool:
-    """Take the test files that have faults out, and fail their tests with the reasons. False when no file is named."""
-    reasons: dict[str, list[str]] = {}
-    for fault in faults:
-        path = fault.where.rpartition(":")[0]
-        if path in texts:
-            reasons.setdefault(path, []).append(str(fault))
-    for path, words in reasons.items():
-        del texts[path]
-        failed.update({case: "; ".join(words) + _HINT for case in cases if case.path == path})
-    return bool(reasons)
-
-
-async def _run(prepared: Prepared, cases: Sequence[Case], place: Path) -> dict[Case, TestResult]:
-    results: dict[Case, TestResult] = {}
+async def _run(cases: Sequence[Case], place: Path) -> list[TestResult]:
+    results: list[TestResult] = []
     worker: Worker | None = None
     try:
         for case in cases:
@@ -126,9 +115,9 @@ async def _run(prepared: Prepared, cases: Sequence[Case], place: Path) -> dict[C
                 answer = await worker.ask(question, TEST_TIMEOUT_S)
                 exports = answer.get("exports", {})
                 passed = exports.get("held") is True
-                results[case] = case.result(passed, "" if passed else str(answer.get("error", "the test is not true")))
+                results.append(case.result(passed, "" if passed else str(answer.get("error", "the test is not true"))))
             except (EngineTimeout, WorkerDied) as fault:
-                results[case] = case.result(False, fault.detail)
+                results.append(case.result(False, fault.detail))
                 await worker.kill()
     finally:
         if worker is not None:

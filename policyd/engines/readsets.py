@@ -50,8 +50,11 @@ _UNKNOWN_CONTEXT: Final = frozenset({"WithStmt", "CallDynamicStmt"})
 
 @dataclass(frozen=True, slots=True)
 class ReadSet:
-    """What a rule reads. ``reads`` are input paths, none a prefix of another; ``data_reads`` paths of the data document;
-    ``builtins`` the built-in functions that can run."""
+    """What a rule reads.
+
+    ``reads`` are input paths and ``data_reads`` paths of the data document, none a prefix of another; ``builtins`` are
+    the built-in functions that can run.
+    """
 
     reads: tuple[Path, ...]
     data_reads: tuple[Path, ...]
@@ -119,9 +122,7 @@ def _call(plan: Plan, function: Function, arguments: tuple[Paths, ...], trace: _
     return trace.known[key]
 
 
-def _run(
-    plan: Plan, blocks: Sequence[Block], start: Mapping[int, Paths], trace: _Trace
-) -> Mapping[int, Paths]:
+def _run(plan: Plan, blocks: Sequence[Block], start: Mapping[int, Paths], trace: _Trace) -> Mapping[int, Paths]:
     """Propagate paths through the statements until nothing changes, then note what is read whole."""
     locals_: dict[int, Paths] = dict(start)
     body = list(all_statements(blocks))

@@ -10,6 +10,7 @@ nothing is decided here: the parent judges every answer. It refuses to outlive i
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -122,10 +123,8 @@ class _Engine:
         if marker in text:
             return text.split(marker, 1)[1].split(":", 1)[-1].split(")", 1)[0][:300]
         found: list[str] = []
-        try:
+        with contextlib.suppress(self._shared.RegoError, ValueError, TypeError):
             self._collect(self._shared.rego_output_node(output), found, 0)
-        except (self._shared.RegoError, ValueError, TypeError):
-            pass
         return "; ".join(found)[:300] or "the evaluation failed"
 
     def _collect(self, node: Any, found: list[str], depth: int) -> None:
