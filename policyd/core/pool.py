@@ -13,7 +13,7 @@ from datetime import date
 from decimal import Decimal
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, StringConstraints, model_validator
 
 from policyd.core.places import COUNTRIES
 from policyd.core.workload import Name
@@ -41,7 +41,12 @@ def _exact_decimal(value: object) -> object:
 
 
 Country = Annotated[str, BeforeValidator(_known_country)]
-Amount = Annotated[Decimal, BeforeValidator(_exact_decimal), Field(ge=0, le=10_000_000, decimal_places=12)]
+Amount = Annotated[
+    Decimal,
+    BeforeValidator(_exact_decimal),
+    Field(ge=0, le=10_000_000, decimal_places=12),
+    PlainSerializer(lambda amount: format(amount, "f"), return_type=str, when_used="json"),
+]
 """Money in units of the price's currency."""
 Count = Annotated[int, Field(ge=0, le=1_000_000_000)]
 Ppm = Annotated[int, Field(ge=0, le=1_000_000_000)]
@@ -110,6 +115,8 @@ class Price(Declared):
     ``gpu_second``, or ``million_tokens`` (then ``input`` and ``output`` hold the amounts and ``amount`` is absent).
     ``vcpu_second`` and ``gib_second`` are charged beside the GPU for ``vcpus`` and ``ram_gib``. ``marginal`` is the
     amount per ``unit`` that one more hour costs when the hardware is already paid; ``cost_basis`` says which counts.
+    A serverless replica stays warm for ``keep_warm_ms`` after its last request, and is billed for it (as most providers
+    do) unless ``keep_warm_billed`` is false.
     """
 
     unit: Literal["gpu_hour", "instance_hour", "gpu_second", "million_tokens"]
@@ -128,6 +135,7 @@ class Price(Declared):
     request_fee: Amount | None = None
     concurrency: Annotated[int, Field(ge=1, le=10_000)] = 1
     keep_warm_ms: Count | None = None
+    keep_warm_billed: bool = True
     region_multiplier_ppm: Annotated[int, Field(ge=1, le=100_000_000)] = 1_000_000
     currency: Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")] = "USD"
     status: PriceStatus
