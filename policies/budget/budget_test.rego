@@ -2,11 +2,21 @@ package placement.budget_test
 
 import data.placement.budget
 
-denied(given) := deny if deny := budget.deny with input as given
+denied(given) := deny if {
+	deny := budget.deny with input.budget as given.budget with input.pool as given.pool with input.workload as given.workload
+}
 
-warned(given) := warn if warn := budget.warn with input as given
+denied_without_settings(given) := deny if {
+	deny := budget.deny with input.budget as given.budget with input.pool as given.pool with input.workload as given.workload with data.settings as {}
+}
 
-preferred(given) := prefer if prefer := budget.prefer with input as given
+warned(given) := warn if {
+	warn := budget.warn with input.budget as given.budget with input.pool as given.pool with input.workload as given.workload
+}
+
+preferred(given) := prefer if {
+	prefer := budget.prefer with input.budget as given.budget with input.pool as given.pool with input.workload as given.workload
+}
 
 rules(given) := {violation.rule | some violation in denied(given)}
 
@@ -65,6 +75,6 @@ test_at_a_hundred_percent_everything_stops if {
 }
 
 test_without_settings_nothing_is_spent if {
-	deny := budget.deny with input as document(0, "on_prem", "prod", "interactive") with data.settings as {}
+	deny := denied_without_settings(document(0, "on_prem", "prod", "interactive"))
 	"budget_exhausted" in {violation.rule | some violation in deny}
 }

@@ -2,7 +2,13 @@ package placement.capability_test
 
 import data.placement.capability
 
-denied(given) := deny if deny := capability.deny with input as given
+denied(given) := deny if {
+	deny := capability.deny with input.workload as given.workload with input.model as given.model with input.pool as given.pool with input.serving as given.serving
+}
+
+denied_without_settings(given) := deny if {
+	deny := capability.deny with input.workload as given.workload with input.model as given.model with input.pool as given.pool with input.serving as given.serving with data.settings as {}
+}
 
 rules(given) := {violation.rule | some violation in denied(given)}
 
@@ -64,6 +70,6 @@ test_only_apis_may_hide_hardware if {
 test_without_settings_nobody_may_hide_hardware if {
 	api := {"kind": "api", "accelerator": {"name": "undisclosed", "memory_gib": 0}, "gpu_count": 0}
 	hiding := document({}, api, {"memory_gib": 0})
-	deny := capability.deny with input as hiding with data.settings as {}
+	deny := denied_without_settings(hiding)
 	{violation.rule | some violation in deny} == {"model_does_not_fit"}
 }

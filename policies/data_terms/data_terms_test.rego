@@ -2,11 +2,19 @@ package placement.data_terms_test
 
 import data.placement.data_terms
 
-denied(given) := deny if deny := data_terms.deny with input as given
+denied(given) := deny if {
+	deny := data_terms.deny with input.workload as given.workload with input.tenant as given.tenant with input.pool as given.pool
+}
+
+denied_without_settings(given) := deny if {
+	deny := data_terms.deny with input.workload as given.workload with input.tenant as given.tenant with input.pool as given.pool with data.settings as {}
+}
 
 rules(given) := {violation.rule | some violation in denied(given)}
 
-obliged(given) := obligation if obligation := data_terms.obligation with input as given
+obliged(given) := obligation if {
+	obligation := data_terms.obligation with input.workload as given.workload with input.tenant as given.tenant with input.pool as given.pool
+}
 
 document(data_facts, tenant, pool) := {
 	"workload": {"data": object.union(
@@ -71,7 +79,6 @@ test_obligations_of_the_sources_are_passed_on if {
 }
 
 test_without_settings_nobody_trains if {
-	deny := data_terms.deny with input as document({}, {"training_allowed": true}, {"trains_on_data": true})
-		with data.settings as {}
+	deny := denied_without_settings(document({}, {"training_allowed": true}, {"trains_on_data": true}))
 	{violation.rule | some violation in deny} == {"training_on_protected_data"}
 }

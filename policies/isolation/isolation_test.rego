@@ -2,7 +2,13 @@ package placement.isolation_test
 
 import data.placement.isolation
 
-denied(given) := deny if deny := isolation.deny with input as given
+denied(given) := deny if {
+	deny := isolation.deny with input.tenant as given.tenant with input.pool as given.pool with input.workload as given.workload with input.clock as given.clock
+}
+
+denied_without_settings(given) := deny if {
+	deny := isolation.deny with input.tenant as given.tenant with input.pool as given.pool with input.workload as given.workload with input.clock as given.clock with data.settings as {}
+}
 
 rules(given) := {violation.rule | some violation in denied(given)}
 
@@ -137,6 +143,6 @@ test_certifications_that_nobody_asks_for_do_not_matter if {
 test_without_settings_nothing_shares_a_pool if {
 	shared := {"tenancy": "shared"}
 	document_of_public_data := document(shared, shared, "public")
-	deny := isolation.deny with input as document_of_public_data with data.settings as {}
+	deny := denied_without_settings(document_of_public_data)
 	{violation.rule | some violation in deny} == {"shared_pool_for_restricted_data"}
 }

@@ -2,9 +2,17 @@ package placement.models_test
 
 import data.placement.models
 
-denied(given) := deny if deny := models.deny with input as given
+denied(given) := deny if {
+	deny := models.deny with input.workload as given.workload with input.model as given.model with input.serving as given.serving with input.clock as given.clock
+}
 
-warned(given) := warn if warn := models.warn with input as given
+denied_without_settings(given) := deny if {
+	deny := models.deny with input.workload as given.workload with input.model as given.model with input.serving as given.serving with input.clock as given.clock with data.settings as {}
+}
+
+warned(given) := warn if {
+	warn := models.warn with input.workload as given.workload with input.model as given.model with input.serving as given.serving with input.clock as given.clock
+}
 
 rules(given) := {violation.rule | some violation in denied(given)}
 
@@ -117,7 +125,6 @@ test_overdue_validation_warns_where_models_are_tried_out if {
 }
 
 test_without_settings_the_strictest_holds if {
-	deny := models.deny with input as document("dev", {"risk_tier": "high", "validation_expires": "2026-11-21"}, {})
-		with data.settings as {}
+	deny := denied_without_settings(document("dev", {"risk_tier": "high", "validation_expires": "2026-11-21"}, {}))
 	{violation.rule | some violation in deny} == {"high_risk_unproven", "validation_overdue"}
 }

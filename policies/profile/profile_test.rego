@@ -2,7 +2,9 @@ package placement.profile_test
 
 import data.placement.profile
 
-preferred(given) := prefer if prefer := profile.prefer with input as given
+preferred(given) := prefer if {
+	prefer := profile.prefer with input.workload as given.workload with input.pool as given.pool with input.clock as given.clock
+}
 
 monday_noon := 12
 
@@ -25,7 +27,7 @@ document(kind, workload, shape) := {
 
 at(hour_of_week, given) := object.union(given, {"clock": {"hour_of_week": hour_of_week}})
 
-large(given) := object.union(given, {"pool": {"accelerator": {"memory_gib": 141}}})
+large(given) := object.union(given, {"pool": {"kind": given.pool.kind, "accelerator": {"memory_gib": 141}}})
 
 batch := {"urgency": "batch"}
 

@@ -2,7 +2,9 @@ package placement.residency_test
 
 import data.placement.residency
 
-denied(given) := deny if deny := residency.deny with input as given
+denied(given) := deny if {
+	deny := residency.deny with input.workload as given.workload with input.clock as given.clock with input.pool as given.pool
+}
 
 everywhere(countries) := {
 	"processing": countries,

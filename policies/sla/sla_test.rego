@@ -2,7 +2,13 @@ package placement.sla_test
 
 import data.placement.sla
 
-denied(given) := deny if deny := sla.deny with input as given
+denied(given) := deny if {
+	deny := sla.deny with input.sla as given.sla with input.pool as given.pool with input.serving as given.serving
+}
+
+denied_without_settings(given) := deny if {
+	deny := sla.deny with input.sla as given.sla with input.pool as given.pool with input.serving as given.serving with data.settings as {}
+}
 
 rules(given) := {violation.rule | some violation in denied(given)}
 
@@ -90,6 +96,6 @@ test_every_broken_promise_is_reported if {
 }
 
 test_without_settings_any_interruption_counts if {
-	deny := sla.deny with input as document({}, {"interruption_per_hour_ppm": 0}, {}) with data.settings as {}
+	deny := denied_without_settings(document({}, {"interruption_per_hour_ppm": 0}, {}))
 	{violation.rule | some violation in deny} == {"interruption_not_allowed"}
 }

@@ -2,7 +2,13 @@ package placement.sovereignty_test
 
 import data.placement.sovereignty
 
-denied(given) := deny if deny := sovereignty.deny with input as given
+denied(given) := deny if {
+	deny := sovereignty.deny with input.tenant as given.tenant with input.workload as given.workload with input.pool as given.pool
+}
+
+denied_without_settings(given) := deny if {
+	deny := sovereignty.deny with input.tenant as given.tenant with input.workload as given.workload with input.pool as given.pool with data.settings as {}
+}
 
 rules(given) := {violation.rule | some violation in denied(given)}
 
@@ -82,7 +88,6 @@ test_sub_processors_of_open_data_are_not_tested if {
 }
 
 test_without_settings_all_data_is_classified if {
-	deny := sovereignty.deny with input as document("off", "public", {"region_binding": "preferred"})
-		with data.settings as {}
+	deny := denied_without_settings(document("off", "public", {"region_binding": "preferred"}))
 	{violation.rule | some violation in deny} == {"region_not_enforced"}
 }
