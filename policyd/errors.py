@@ -3,6 +3,10 @@
     PolicydError
     ├── RequestError           the caller sent something unusable                      400, exit 2
     │   ├── UnknownName        a tenant, model, class, place … that does not exist     422, exit 2
+    │   ├── TooLarge           the body is longer than the limit                       413, exit 2
+    │   ├── HeadersTooLarge    the head of the request is longer than the limit        431, exit 2
+    │   ├── WrongMediaType     the body is not called JSON                             415, exit 2
+    │   ├── WrongMethod        the path exists and does not answer this method         405, exit 2
     │   ├── Loosens            the request asks for less protection than its floor     403, exit 1
     │   └── Forbidden          the identity may not act in that scope                  403, exit 1
     ├── NotFound               no such decision, pool, revision                        404, exit 1
@@ -15,6 +19,7 @@
     │   ├── EngineCrashed
     │   └── EngineUnavailable
     ├── Overloaded             a limit on work in progress is reached                  503, exit 1
+    ├── TimedOut               the request took longer than its deadline               503, exit 1
     └── AuditError             the log cannot take or give a record                    503, exit 1
         └── AuditLocked        another process writes this data directory              409, exit 1
 
@@ -72,6 +77,34 @@ class UnknownName(RequestError):
     http_status = 422
     title = "The request names something that does not exist"
     remedy = "use one of the names that the fleet declares"
+
+
+class TooLarge(RequestError):
+    code = "request.too_large"
+    http_status = 413
+    title = "The request is too long"
+    remedy = "send less at once; the limit is api.body_max_bytes"
+
+
+class HeadersTooLarge(RequestError):
+    code = "request.headers_too_large"
+    http_status = 431
+    title = "The head of the request is too long"
+    remedy = "send shorter headers and a shorter address"
+
+
+class WrongMediaType(RequestError):
+    code = "request.media_type"
+    http_status = 415
+    title = "The request is not called JSON"
+    remedy = "send JSON with the header Content-Type: application/json"
+
+
+class WrongMethod(RequestError):
+    code = "request.method"
+    http_status = 405
+    title = "The path does not answer this method"
+    remedy = "use a method that the Allow header of the answer names"
 
 
 class Loosens(RequestError):
@@ -155,6 +188,20 @@ class Overloaded(PolicydError):
     http_status = 503
     title = "Too much work is in progress"
     remedy = "try again later; the limits are settings"
+
+
+class TimedOut(PolicydError):
+    code = "timeout"
+    http_status = 503
+    title = "The request took longer than its deadline"
+    remedy = "try again later; the limit is api.request_timeout_ms"
+
+
+class FactsUnavailable(PolicydError):
+    code = "facts.unavailable"
+    http_status = 503
+    title = "The facts are too old to decide on"
+    remedy = "mend the source of facts that /readyz and the server's log name"
 
 
 class AuditError(PolicydError):

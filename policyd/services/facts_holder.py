@@ -16,7 +16,7 @@ import orjson
 
 from audit.record import Blob
 from policyd.core.facts import Facts, facts_from_json
-from policyd.errors import ConfigError
+from policyd.errors import ConfigError, FactsUnavailable
 from policyd.ports import FactSource
 
 _log: Final = logging.getLogger(__name__)
@@ -62,10 +62,10 @@ class FactsHolder:
             await asyncio.to_thread(self.refresh)
 
     def current(self) -> tuple[Facts, Blob]:
-        """The facts and their bytes. Raises ``ConfigError`` when none were ever read or they are too old."""
+        """The facts and their bytes. Raises ``FactsUnavailable`` when none were ever read or they are too old."""
         if self._current is None:
-            raise ConfigError("no facts were read yet")
+            raise FactsUnavailable("no facts were read yet")
         age_ms = (time.monotonic() - self._read_at) * 1_000
         if age_ms > self.stale_after_ms + self.refresh_ms:
-            raise ConfigError(f"the facts are {int(age_ms)} ms old and cannot be read anew: {self._fault}")
+            raise FactsUnavailable(f"the facts are {int(age_ms)} ms old and cannot be read anew: {self._fault}")
         return self._current
