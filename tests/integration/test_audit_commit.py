@@ -89,10 +89,10 @@ def test_a_full_queue_is_refused_and_loses_nothing(tmp_path: Path) -> None:
 
 def test_a_refused_entry_does_not_refuse_its_batch(tmp_path: Path) -> None:
     async def scenario() -> None:
-        async with committing(tmp_path) as (_, committer):
+        async with committing(tmp_path) as (directory, committer):
             await committer.submit(entry(0))
             unkept = entry(2, Search(sheet=SHEET.digest))
-            mixed = [entry(1), entry(0), unkept, entry(3), entry(3)]
+            mixed = [entry(1, Search(tenant="fresh")), entry(0), unkept, entry(3), entry(3)]
             results = await asyncio.gather(*map(committer.submit, mixed), return_exceptions=True)
             assert [getattr(result, "index", None) for result in results] == [1, None, None, 2, None]
             assert "recorded already" in str(results[1])
@@ -101,6 +101,10 @@ def test_a_refused_entry_does_not_refuse_its_batch(tmp_path: Path) -> None:
             assert all(isinstance(results[nth], AuditError) for nth in (1, 2, 4))
             assert committer.healthy
             assert (await committer.submit(unkept, (SHEET,))).index == 3
+            assert (await committer.submit(entry(4, Search(tenant="fresh")))).index == 4
+            reader = await LogReader.open(directory)
+            assert [record.index for record in (await reader.search({"tenant": "fresh"})).items] == [4, 1]
+            await reader.close()
 
     asyncio.run(scenario())
 
@@ -236,7 +240,6 @@ directory = DataDirectory(Path(sys.argv[1]))
 directory.acquire()
 child = os.fork()
 if child == 0:
-    assert not directory.locked
     time.sleep(60)
 else:
     print(child, flush=True)

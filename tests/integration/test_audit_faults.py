@@ -176,7 +176,8 @@ async def main():
     else:
         fail, mend = flag.touch, flag.unlink
     with DataDirectory(Path(sys.argv[1])) as directory:
-        committer = await Committer.open(directory, limits=CommitLimits(retry_first_ms=10, retry_max_ms=20))
+        limits = CommitLimits(batch_max_entries=16, retry_first_ms=10, retry_max_ms=20)
+        committer = await Committer.open(directory, limits=limits)
         answered, failed, slowest_s = [], [], 0
         async def submit(nth):
             nonlocal slowest_s

@@ -133,10 +133,13 @@ def test_damage_near_the_end_is_found_on_open_and_named(path: Path, statement: s
     assert caught.value.index == 3
 
 
-def test_a_missing_first_entry_is_found(path: Path) -> None:
+@pytest.mark.parametrize(
+    "statement", ['DELETE FROM entry WHERE "index" = 0', 'UPDATE entry SET "index" = -1 WHERE "index" = 0']
+)
+def test_a_missing_first_entry_is_found(path: Path, statement: str) -> None:
     with writing(path) as connection:
         store.append(connection, [entry(nth) for nth in range(6)])
-    change(path, 'DELETE FROM entry WHERE "index" = 0')
+    change(path, statement)
     with pytest.raises(LogCorrupt, match="entry 0"), writing(path):
         pass
 
@@ -215,6 +218,24 @@ def test_a_reader_cannot_write(path: Path) -> None:
     with engine.connect() as connection, pytest.raises(Exception, match="readonly"):
         store.append(connection, [entry(0)])
     engine.dispose()
+
+
+def test_writing_does_not_start_over_what_never_reached_the_database(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "BUSY_TIMEOUT_MS", 50)
+    first = store.open_sqlite(path, "process_safe", origin="x")
+    reader = store.open_sqlite_reader(path)
+    with first.connect() as connection, reader.connect() as reading:
+        assert query.search(reading, {}).items == ()
+        store.append(connection, [entry(0)])
+        connection.commit()
+        with pytest.raises(LogUnavailable, match="reader holds"):
+            store.open_sqlite(path, "process_safe", origin="x")
+        reading.rollback()
+        store.open_sqlite(path, "process_safe", origin="x").dispose()
+    first.dispose()
+    reader.dispose()
 
 
 def test_power_safe_means_that_sqlite_waits_for_the_disk(path: Path) -> None:
