@@ -1,9 +1,9 @@
 """Who may do what: Casbin's RBAC with domains, indexed by domain, object and action, built aside and never changed.
 
-Rules: names are compared exactly, a deny outweighs every allow, and what no row allows is refused. Only the domain ``*``
-is special: such a row is copied to every domain of the fleet when the rows are read. Rows are handed to Casbin as lists
-and never as text, so no name can smuggle a row in. The model may not be changed in its meaning, because the index holds
-for this meaning only. An error while asking is an ``EngineError``, never an answer.
+Rules: names are compared exactly, a deny outweighs every allow, and what no row allows is refused. Only the domain
+``*`` is special: such a row is copied to every domain of the fleet when the rows are read. Rows are handed to Casbin as
+lists and never as text, so no name can smuggle a row in. The model may not be changed in its meaning, because the index
+holds for this meaning only. An error while asking is an ``EngineError``, never an answer.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class CasbinEntitlements:
         with self._lock:
             try:
                 answer = self._enforcer.enforce(*asked)
-            except Exception as fault:  # noqa: BLE001 - whatever Casbin raises is an error, never an answer
+            except Exception as fault:
                 raise EngineError(f"the entitlements cannot answer for {subject!r}: {fault}") from fault
             if type(answer) is not bool:
                 raise EngineError(f"the entitlements gave {answer!r} for {subject!r}")
@@ -215,9 +215,11 @@ def _role_findings(rows: Sequence[_Row]) -> list[Finding]:
             above.setdefault(row.values[0], set()).add(row.values[1])
             if row.values[1] not in holders:
                 findings.append(Finding(f"{ROWS_PATH}:{row.line}", f"the role '{row.values[1]}' has no row of its own"))
-    for row in rows:
-        if row.section == "g" and (fault := _chain_fault(row.values[0], above)):
-            findings.append(Finding(f"{ROWS_PATH}:{row.line}", fault))
+    findings.extend(
+        Finding(f"{ROWS_PATH}:{row.line}", fault)
+        for row in rows
+        if row.section == "g" and (fault := _chain_fault(row.values[0], above))
+    )
     return findings
 
 
