@@ -148,7 +148,15 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         reader = await LogReader.open(directory, deadline_ms=settings.audit.search_deadline_ms)
         stack.push_async_callback(reader.close)
         book = SheetBook(engine, _sheet_limits(settings.engine))
-        decisions = DecisionService(activation, facts, book, committer, committer.origin, settings.decision_ttl_ms)
+        decisions = DecisionService(
+            activation,
+            facts,
+            book,
+            committer,
+            committer.origin,
+            ttl_ms=settings.decision_ttl_ms,
+            sheet_wait_ms=settings.engine.sheet_wait_ms,
+        )
         refresher = asyncio.create_task(facts.keep_fresh())
         stack.push_async_callback(_cancel, refresher)
         yield Running(settings, directory, engine, activation, book, facts, committer, reader, decisions)

@@ -34,6 +34,9 @@ class EngineSettings(_Section):
     deadline_ms: Annotated[int, Field(ge=10, le=60_000)] = Field(
         1_000, description="longest evaluation of one question"
     )
+    sheet_wait_ms: Annotated[int, Field(ge=100, le=600_000)] = Field(
+        8_000, description="longest wait of a request for the verdicts of a new workload class"
+    )
     opa_url: str | None = Field(None, description="an OPA that runs already; without it policyd starts one")
     opa_binary: str = Field("opa", description="the OPA to start, a path or a name on PATH")
     opa_token_file: Path | None = Field(None, description="file with the bearer token for `opa_url`")

@@ -94,12 +94,12 @@ class Activation:
 
 def unreadable_paths(policies: PolicySet) -> Sequence[Finding]:
     """A finding for each path that a package reads or calls optional and that no input document has."""
-    findings = []
-    for package in policies.packages.values():
-        for path in (*package.reads, *package.optional):
-            if path and shape_at(path, INPUT_SHAPE) is None:
-                findings.append(Finding(package.location, f"input.{'.'.join(path)} does not exist"))
-    return findings
+    return [
+        Finding(package.location, f"input.{'.'.join(path)} does not exist")
+        for package in policies.packages.values()
+        for path in (*package.reads, *package.optional)
+        if path and shape_at(path, INPUT_SHAPE) is None
+    ]
 
 
 def policy_blob(tree: PolicyTree) -> Blob:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import orjson
 
-from audit.record import Blob, Entry, Search, Term, encode
+from audit.record import Blob, Entry, Search, Term, digest, encode
 from policyd.core.decide import Decision, obligations_json, ranked_json, rejected_fragments
 from policyd.core.facts import Facts
 from policyd.core.places import COUNTRIES
@@ -26,6 +26,8 @@ from policyd.services.clock import rfc3339
 RECORD_VERSION: Final = 1
 LISTED_MAX: Final = 100
 """Pools that a record lists one by one; the sheet and the facts give all of them back."""
+ASKED_MAX_BYTES: Final = 32_768
+"""A longer request that brought no decision is recorded by its digest and length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +207,13 @@ def sheet_blob(sheet: Sheet) -> Blob:
     return Blob(sheet.digest, "sheet", sheet.content, tuple(terms))
 
 
+def _asked_record(asked: Mapping[str, Any]) -> Mapping[str, Any]:
+    content = orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)
+    if len(content) <= ASKED_MAX_BYTES:
+        return asked
+    return {"digest": digest(content), "bytes": len(content)}
+
+
 def error_entry(
     *,
     id: str,
@@ -225,7 +234,7 @@ def error_entry(
         "time": rfc3339(time_us),
         "principal": principal,
         "request_id": request_id,
-        "asked": asked,
+        "asked": _asked_record(asked),
         "outcome": "error",
         "code": error.code,
         "detail": error.detail[:2_000],

@@ -8,22 +8,25 @@ snapshot and the facts are taken once at the start, so that a swap in between ch
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from audit.errors import RecordInvalid
 from audit.record import Blob, Entry
 from audit.store import Position
 from policyd.core.decide import decide
 from policyd.core.facts import Facts
 from policyd.core.normalise import Principal
+from policyd.core.sheet import Sheet
 from policyd.core.snapshot import Snapshot
 from policyd.core.workload import DecisionRequest, Workload
-from policyd.errors import AuditError, Forbidden, Overloaded, PolicydError
+from policyd.errors import AuditError, Forbidden, Overloaded, PolicydError, RequestError, TimedOut
 from policyd.services.answers import Made, Revisions, answer, entry_of, error_entry, sheet_blob
 from policyd.services.clock import Now, next_boundary_us, now_us, uuid7
-from policyd.services.frames import Frames
+from policyd.services.frames import Framed, Frames
 from policyd.services.sheets import SheetBook
 
 REMEMBERED_BLOBS_MAX = 8_192
@@ -66,6 +69,7 @@ class DecisionService:
     log: Log
     origin: str
     ttl_ms: int = 60_000
+    sheet_wait_ms: int = 8_000
     now: Now = now_us
     frames: Frames = field(default_factory=Frames)
     _durable: OrderedDict[str, None] = field(default_factory=OrderedDict)
@@ -85,9 +89,7 @@ class DecisionService:
             framed = self.frames.place(snapshot, request.workload, principal, facts, time_us)
             workload = framed.normalised.workload
             self._permit(snapshot, principal, workload)
-            sheet = self.book.find(snapshot, framed.key) or await self.book.make(
-                snapshot, framed.key, framed.normalised, framed.document(snapshot)
-            )
+            sheet = self.book.find(snapshot, framed.key) or await self._make_sheet(snapshot, framed)
             made = Made(
                 id=decision_id,
                 time_us=time_us,
@@ -101,12 +103,13 @@ class DecisionService:
                 revisions=Revisions.of(snapshot),
                 decision=decide(workload, sheet, facts),
             )
+            entry = recordable(made)
         except (AuditError, Overloaded):
             raise
         except PolicydError as error:
             await self._record_error(decision_id, time_us, principal, request_id, request, error, snapshot, workload)
             raise
-        position = await self._commit(made, facts_blob)
+        position = await self._commit(made, entry, facts_blob)
         audit = {"log": self.origin, "index": position.index, "leaf_hash": position.leaf_hash.hex()}
         return Answered(decision_id, made, answer(made, audit))
 
@@ -133,6 +136,17 @@ class DecisionService:
         )
         await self.log.submit(entry)
 
+    async def _make_sheet(self, snapshot: Snapshot, framed: Framed) -> Sheet:
+        """The sheet of a new class; who waits for it longer than ``sheet_wait_ms`` gets an error, and it is made on."""
+        try:
+            async with asyncio.timeout(self.sheet_wait_ms / 1_000):
+                return await self.book.make(snapshot, framed.key, framed.normalised, framed.document(snapshot))
+        except TimeoutError:
+            raise TimedOut(
+                f"the policies gave no verdict for all pools within {self.sheet_wait_ms} ms",
+                remedy="simplify slow packages, add engine.workers, or raise engine.sheet_wait_ms",
+            ) from None
+
     def _permit(self, snapshot: Snapshot, principal: Principal, workload: Workload) -> None:
         if not snapshot.entitlements.permits(principal.name, workload.tenant, "decisions", "decide"):
             raise Forbidden(f"{principal.name!r} has no entitlement to decide for tenant {workload.tenant!r}")
@@ -141,15 +155,25 @@ class DecisionService:
         boundary = next_boundary_us(time_us, quarterly=snapshot.reads.clock)
         return min(time_us + self.ttl_ms * 1_000, boundary)
 
-    async def _commit(self, made: Made, facts_blob: Blob) -> Position:
+    async def _commit(self, made: Made, entry: Entry, facts_blob: Blob) -> Position:
         blobs = []
         if made.sheet.digest not in self._durable:
             blobs.append(sheet_blob(made.sheet))
         if facts_blob.digest not in self._durable:
             blobs.append(facts_blob)
-        position = await self.log.submit(entry_of(made), blobs)
+        position = await self.log.submit(entry, blobs)
         for blob in blobs:
             self._durable[blob.digest] = None
         while len(self._durable) > REMEMBERED_BLOBS_MAX:
             self._durable.popitem(last=False)
         return position
+
+
+def recordable(made: Made) -> Entry:
+    """The log entry of a decision. Raises ``RequestError`` when the request is too long for one."""
+    try:
+        return entry_of(made)
+    except RecordInvalid as error:
+        raise RequestError(
+            f"the request cannot be recorded: {error}", remedy="send shorter labels and shorter lists"
+        ) from error
