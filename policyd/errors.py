@@ -20,8 +20,9 @@
     │   └── EngineUnavailable
     ├── Overloaded             a limit on work in progress is reached                  503, exit 1
     ├── TimedOut               the request took longer than its deadline               503, exit 1
-    └── AuditError             the log cannot take or give a record                    503, exit 1
-        └── AuditLocked        another process writes this data directory              409, exit 1
+    ├── AuditError             the log cannot take or give a record                    503, exit 1
+    │   └── AuditLocked        another process writes this data directory              409, exit 1
+    └── ServerUnreachable      no policyd answers at an address                        502, exit 1
 
 Rules: a deny is a result and never one of these; an error is never an allow; each class has a stable dotted ``code``
 (its page is ``docs/errors/<code>.md``), an HTTP status, a CLI exit code and a remedy that tells a person what to do.
@@ -216,6 +217,13 @@ class AuditLocked(AuditError):
     http_status = 409
     title = "Another process writes this data directory"
     remedy = "ask that process (--server), or use another --data-dir"
+
+
+class ServerUnreachable(PolicydError):
+    code = "server.unreachable"
+    http_status = 502
+    title = "No policyd answers at that address"
+    remedy = "start one with `policyd serve`, correct --server, or leave it out to work here; nothing was allowed"
 
 
 def all_errors() -> tuple[type[PolicydError], ...]:
