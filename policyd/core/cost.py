@@ -1,41 +1,54 @@
 """One cost unit for all six kinds of pool: expected micro-USD for this workload's demand, with its basis.
 
-| form       | kinds                                  | cost of one request                                              |
-|------------|----------------------------------------|------------------------------------------------------------------|
-| ``tokens`` | ``api``                                | input x input price + output x output price + fee                |
-| ``gpu``    | on_prem, committed, on_demand, spot    | GPU time at the measured batch throughput x hourly rate          |
-| ``billed`` | ``serverless``                         | time rounded as billed x rate + fee + expected share of cold starts |
+| form       | kinds                               | cost of one request                                              |
+|------------|-------------------------------------|------------------------------------------------------------------|
+| ``tokens`` | ``api``                             | input x input price + output x output price + fee                |
+| ``gpu``    | on_prem, committed, on_demand, spot | GPU time at the measured batch throughput x hourly rate + fee    |
+| ``billed`` | ``serverless``                      | billed replica time x rate + fee + expected share of cold starts |
 
 A ``deployment`` of the ``gpu`` form pays whole replicas for its hours; the other forms pay requests.
 ``spot`` multiplies by its interruption overhead. ``on_prem`` and ``committed`` carry two rates: fully loaded (what the
 hour costs with everything in it) and marginal (what one more hour costs, the hardware being paid); the pool's
 ``cost_basis`` says which counts, the other is shown beside it.
 
-Rules: integers only (rates in nano-USD, results in micro-USD), every rounding up; a price or speed that is not known
-gives no cost at all, and the pool is refused.
+Billed replica time of one hour with ``n`` requests of ``s`` milliseconds (rounded and at least the minimum, as billed),
+a warm time of ``w`` after each and ``c`` requests at once on a replica::
+
+    max( min(n x (s + w), one hour), n x s / c )
+
+Alone, a request pays its own time and the warm time after it; closer together they share one replica, which costs at
+most the whole hour; beyond what one replica carries, replicas run full.
+
+Rules: integers only (rates in nano-USD, results in micro-USD), exact fractions on the way, every rounding up; a price
+or speed that is not known gives no cost at all, and the pool is refused; so is a price whose rate does not fit
+2**53 - 1, and a demand whose cost does not is a ``RequestError``: nothing wraps, nothing is cut off.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from decimal import ROUND_CEILING, Decimal
+from dataclasses import astuple, dataclass, replace
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any, Final
 
 from policyd.core.fleet import Fleet
 from policyd.core.pool import Amount, Offering, Performance, Pool, Price
-from policyd.core.quantities import MS_PER_HOUR, NANO_PER_MICRO, PPM, ceil_div
+from policyd.core.quantities import MAX_SAFE, MS_PER_HOUR, NANO_PER_MICRO, PPM, ceil_div
 from policyd.core.workload import Workload
+from policyd.errors import Finding, RequestError
 
-_NANO: Final = Decimal(1_000_000_000)
+_NANO: Final = 1_000_000_000
 _MTOK: Final = 1_000_000
+_S_PER_HOUR: Final = 3_600
 
 
 @dataclass(frozen=True, slots=True)
 class Pricing:
     """Everything that turns a demand into money, as integers; part of a sheet row.
 
-    ``input_nano`` and ``output_nano`` are nano-USD per million tokens; ``hour_nano`` nano-USD per GPU-hour;
-    ``ms_nano_x1000`` thousandths of a nano-USD per billed millisecond of one replica.
+    ``input_nano`` and ``output_nano`` are nano-USD per million tokens; ``hour_nano`` nano-USD per GPU-hour, and
+    ``other_hour_nano`` the same on ``other_basis``; ``ms_nano_x1000`` thousandths of a nano-USD per billed millisecond
+    of one replica; ``idle_ms`` how long a replica is billed after its last request; ``gpus`` those of one replica.
     """
 
     form: str
@@ -48,7 +61,7 @@ class Pricing:
     request_nano: int = 0
     hour_nano: int = 0
     other_basis: str = ""
-    other_ppm: int = 0
+    other_hour_nano: int = 0
     gpus: int = 0
     prefill_tokens_per_s: int = 0
     decode_tokens_per_s: int = 0
@@ -57,6 +70,7 @@ class Pricing:
     rounding_ms: int = 1
     concurrency: int = 1
     keep_warm_ms: int = 0
+    idle_ms: int = 0
     cold_start_ms: int = 0
 
 
@@ -69,30 +83,41 @@ def pricing_of(pool: Pool, offering: Offering, performance: Performance | None, 
     if rate is None:
         return f"currencies.{price.currency}"
     if price.unit == "million_tokens":
-        return _token_pricing(price, rate)
-    if performance is None:
+        pricing = _token_pricing(price, rate)
+    elif pool.kind == "api":
+        return "price.input"
+    elif performance is None:
         return "performance"
-    if pool.kind == "serverless":
-        return _billed_pricing(pool, offering, price, performance, rate)
-    return _gpu_pricing(pool, offering, price, performance, rate)
+    elif pool.kind == "serverless":
+        pricing = _billed_pricing(pool, offering, price, performance, rate)
+    else:
+        pricing = _gpu_pricing(pool, offering, price, performance, rate)
+    if isinstance(pricing, Pricing) and any(isinstance(part, int) and part > MAX_SAFE for part in astuple(pricing)):
+        return "price.amount"  # known, but beyond what the log and its readers can carry
+    return pricing
 
 
-def _rate(price: Price, fleet: Fleet) -> Decimal | None:
-    """Nano-USD for one unit of the price's currency, the region multiplier included."""
+def _rate(price: Price, fleet: Fleet) -> Fraction | None:
+    """Nano-USD for one unit of the price's currency, the region multiplier included. Worth nothing means unknown."""
     usd = Decimal(1)
     if price.currency != "USD":
         currency = fleet.document.currencies.get(price.currency)
-        if currency is None:
+        if currency is None or currency.usd == 0:
             return None
         usd = currency.usd
-    return usd * _NANO * price.region_multiplier_ppm / PPM
+    return Fraction(usd) * _NANO * price.region_multiplier_ppm / PPM
 
 
-def _up(value: Decimal) -> int:
-    return int(value.to_integral_value(rounding=ROUND_CEILING))
+def _up(value: Fraction) -> int:
+    return ceil_div(value.numerator, value.denominator)
 
 
-def _token_pricing(price: Price, rate: Decimal) -> Pricing | str:
+def _fee_nano(price: Price, rate: Fraction) -> int:
+    """A fee per request that nobody declared is not charged, except where a bill always names one (serverless)."""
+    return _up(Fraction(price.request_fee or 0) * rate)
+
+
+def _token_pricing(price: Price, rate: Fraction) -> Pricing | str:
     if price.input is None or price.output is None:
         return "price.input"
     return Pricing(
@@ -101,32 +126,39 @@ def _token_pricing(price: Price, rate: Decimal) -> Pricing | str:
         status=price.status,
         source=price.source,
         checked=price.checked.isoformat(),
-        input_nano=_up(price.input * rate),
-        output_nano=_up(price.output * rate),
-        request_nano=_up((price.request_fee or Decimal(0)) * rate),
+        input_nano=_up(Fraction(price.input) * rate),
+        output_nano=_up(Fraction(price.output) * rate),
+        request_nano=_fee_nano(price, rate),
     )
 
 
-def _gpu_hour(price: Price, amount: Amount, rate: Decimal) -> int:
+def _gpu_hour(price: Price, amount: Amount, rate: Fraction) -> Fraction:
+    """Nano-USD per GPU-hour."""
     if price.unit == "gpu_second":
-        return _up(amount * rate * 3600)
+        return Fraction(amount) * rate * _S_PER_HOUR
     if price.unit == "instance_hour":
-        return _up(amount * rate / price.gpus_per_instance)
-    return _up(amount * rate)
+        return Fraction(amount) * rate / price.gpus_per_instance
+    return Fraction(amount) * rate
+
+
+def _beside(price: Price, rate: Fraction) -> Fraction:
+    """Nano-USD per replica-second for vCPUs and memory beside the GPUs."""
+    return Fraction(price.vcpu_second * price.vcpus + price.gib_second * price.ram_gib) * rate
 
 
 def _gpu_pricing(
-    pool: Pool, offering: Offering, price: Price, performance: Performance, rate: Decimal
+    pool: Pool, offering: Offering, price: Price, performance: Performance, rate: Fraction
 ) -> Pricing | str:
     prefill, decode, gpus = performance.prefill_tokens_per_s, performance.decode_tokens_per_s, offering.gpus
     if prefill is None or decode is None:
-        return "performance.decode_tokens_per_s"
+        return "performance.prefill_tokens_per_s" if prefill is None else "performance.decode_tokens_per_s"
     if gpus is None or gpus < 1:
         return "offerings.gpus"
     if price.amount is None:
         return "price.amount"
-    loaded = _gpu_hour(price, price.amount, rate)
-    marginal = None if price.marginal is None else _gpu_hour(price, price.marginal, rate)
+    beside = _beside(price, rate) * _S_PER_HOUR / gpus
+    loaded = _up(_gpu_hour(price, price.amount, rate) + beside)
+    marginal = None if price.marginal is None else _up(_gpu_hour(price, price.marginal, rate) + beside)
     hour, basis, other = loaded, f"{pool.kind} GPU-hours at measured throughput", None
     if pool.kind in ("on_prem", "committed"):
         basis = f"{pool.kind} GPU-hours, fully loaded"
@@ -141,25 +173,35 @@ def _gpu_pricing(
             return "interruption_overhead_ppm"
         hour = ceil_div(hour * (PPM + pool.interruption_overhead_ppm), PPM)
         basis += ", with interruption overhead"
-    return Pricing(
+    pricing = Pricing(
         form="gpu",
         basis=basis,
         status=price.status,
         source=price.source,
         checked=price.checked.isoformat(),
-        input_nano=ceil_div(hour * gpus * _MTOK, prefill * 3600),
-        output_nano=ceil_div(hour * gpus * _MTOK, decode * 3600),
-        hour_nano=hour,
+        request_nano=_fee_nano(price, rate),
         other_basis="" if other is None else ("marginal" if price.cost_basis == "fully_loaded" else "fully_loaded"),
-        other_ppm=0 if other is None or hour == 0 else ceil_div(other * PPM, hour),
+        other_hour_nano=other or 0,
         gpus=gpus,
         prefill_tokens_per_s=prefill,
         decode_tokens_per_s=decode,
     )
+    return at_hourly_rate(pricing, hour)
+
+
+def at_hourly_rate(pricing: Pricing, hour_nano: int) -> Pricing:
+    """The same pricing of the ``gpu`` form at another rate per GPU-hour; token rates follow from it."""
+    replica_second = hour_nano * pricing.gpus * _MTOK
+    return replace(
+        pricing,
+        hour_nano=hour_nano,
+        input_nano=ceil_div(replica_second, pricing.prefill_tokens_per_s * _S_PER_HOUR),
+        output_nano=ceil_div(replica_second, pricing.decode_tokens_per_s * _S_PER_HOUR),
+    )
 
 
 def _billed_pricing(
-    pool: Pool, offering: Offering, price: Price, performance: Performance, rate: Decimal
+    pool: Pool, offering: Offering, price: Price, performance: Performance, rate: Fraction
 ) -> Pricing | str:
     needed: dict[str, int | Decimal | None] = {
         "price.min_billed_ms": price.min_billed_ms,
@@ -175,53 +217,63 @@ def _billed_pricing(
     missing = next((name for name, value in needed.items() if value is None), None)
     if missing is not None or price.amount is None:
         return missing or "price.amount"
-    gpu_hour = _gpu_hour(price, price.amount, rate) * (offering.gpus or 0)
-    beside = (price.vcpu_second * price.vcpus + price.gib_second * price.ram_gib) * rate
+    replica_second = _gpu_hour(price, price.amount, rate) * (offering.gpus or 0) / _S_PER_HOUR + _beside(price, rate)
     return Pricing(
         form="billed",
-        basis="serverless time as billed, with fee and expected cold starts",
+        basis="serverless time as billed, with fee, warm time and expected cold starts",
         status=price.status,
         source=price.source,
         checked=price.checked.isoformat(),
-        request_nano=_up((price.request_fee or Decimal(0)) * rate),
+        request_nano=_fee_nano(price, rate),
         gpus=offering.gpus or 0,
         prefill_tokens_per_s=performance.prefill_tokens_per_s or 0,
         decode_tokens_per_s=performance.stream_tokens_per_s or 0,
-        ms_nano_x1000=ceil_div(gpu_hour * 1000, MS_PER_HOUR) + _up(beside),
+        ms_nano_x1000=_up(replica_second),
         min_billed_ms=price.min_billed_ms or 0,
         rounding_ms=price.rounding_ms or 1,
         concurrency=price.concurrency,
         keep_warm_ms=price.keep_warm_ms or 0,
+        idle_ms=(price.keep_warm_ms or 0) if price.keep_warm_billed else 0,
         cold_start_ms=pool.cold_start_ms or 0,
     )
 
 
+def request_nano_usd(pricing: Pricing, input_tokens: int, output_tokens: int, requests_per_hour: int) -> int:
+    """Expected nano-USD of one request among so many an hour; the rate only matters to the ``billed`` form."""
+    if pricing.form == "billed":
+        return _billed_nano(pricing, input_tokens, output_tokens, requests_per_hour)
+    tokens = input_tokens * pricing.input_nano + output_tokens * pricing.output_nano
+    return -(-tokens // _MTOK) + pricing.request_nano
+
+
 def request_cost_micro_usd(pricing: Pricing, input_tokens: int, output_tokens: int, requests_per_hour: int) -> int:
     """Expected cost of one request. Raises nothing: the pricing was checked when it was made."""
-    if pricing.form == "billed":
-        nano = _billed_nano(pricing, input_tokens, output_tokens, requests_per_hour)
-    else:
-        nano = (
-            -(-(input_tokens * pricing.input_nano + output_tokens * pricing.output_nano) // _MTOK)
-            + pricing.request_nano
-        )
-    return -(-nano // NANO_PER_MICRO)
+    return -(-request_nano_usd(pricing, input_tokens, output_tokens, requests_per_hour) // NANO_PER_MICRO)
 
 
-def _billed_nano(pricing: Pricing, input_tokens: int, output_tokens: int, requests_per_hour: int) -> int:
+def billed_ms(pricing: Pricing, input_tokens: int, output_tokens: int) -> int:
+    """What one request of the ``billed`` form is billed for its own time, in milliseconds."""
     busy_ms = ceil_div(input_tokens * 1000, pricing.prefill_tokens_per_s) + ceil_div(
         output_tokens * 1000, pricing.decode_tokens_per_s
     )
-    billed_ms = max(pricing.min_billed_ms, ceil_div(busy_ms, pricing.rounding_ms) * pricing.rounding_ms)
-    warm = ceil_div(billed_ms * pricing.ms_nano_x1000, 1000 * pricing.concurrency)
-    cold = ceil_div(pricing.cold_start_ms * pricing.ms_nano_x1000, 1000)
-    return warm + pricing.request_nano + ceil_div(cold * cold_ppm(requests_per_hour, pricing.keep_warm_ms), PPM)
+    return max(pricing.min_billed_ms, ceil_div(busy_ms, pricing.rounding_ms) * pricing.rounding_ms)
+
+
+def _billed_nano(pricing: Pricing, input_tokens: int, output_tokens: int, requests_per_hour: int) -> int:
+    """See the module: the request's share of billed replica time, its fee, its share of cold starts."""
+    own_ms, rate, n = billed_ms(pricing, input_tokens, output_tokens), pricing.ms_nano_x1000, max(1, requests_per_hour)
+    one_replica = ceil_div(rate * min(n * (own_ms + pricing.idle_ms), max(MS_PER_HOUR, own_ms)), 1000 * n)
+    full_replicas = ceil_div(rate * own_ms, 1000 * pricing.concurrency)
+    cold = ceil_div(rate * pricing.cold_start_ms, 1000)
+    share = ceil_div(cold * cold_ppm(requests_per_hour, pricing.keep_warm_ms), PPM)
+    return max(one_replica, full_replicas) + pricing.request_nano + share
 
 
 def cold_ppm(requests_per_hour: int, keep_warm_ms: int) -> int:
     """Share of requests that meet a cold replica, in ppm: arrivals are Poisson, P(gap > keep_warm) = exp(-x).
 
-    In integers: 1 / (1 + x + x^2/2 + x^3/6), which is never below exp(-x), so cold starts are never understated.
+    In integers: 1 / (1 + x + x^2/2 + x^3/6), which is never below exp(-x), so cold starts are never understated. From
+    x = 100 on it is zero: exp(-100) is less than one in 10^43.
     """
     x = requests_per_hour * keep_warm_ms * PPM // MS_PER_HOUR
     if x >= 100 * PPM:
@@ -231,32 +283,48 @@ def cold_ppm(requests_per_hour: int, keep_warm_ms: int) -> int:
 
 
 def replicas_for(pricing: Pricing, workload: Workload) -> int:
-    """Replicas that carry the workload's request rate at the batch throughput; at least one."""
-    busy_ms = ceil_div(workload.input_tokens * 1000, pricing.prefill_tokens_per_s) + ceil_div(
-        workload.max_output_tokens * 1000, pricing.decode_tokens_per_s
-    )
-    return max(1, ceil_div(workload.requests_per_hour * busy_ms, MS_PER_HOUR))
+    """Replicas that carry the workload's request rate; at least one.
+
+    The ``gpu`` form at its batch throughput, exactly: n x (in / prefill + out / decode) / 3600. The ``billed`` form by
+    the time of a request, ``concurrency`` of them at once.
+    """
+    n = workload.requests_per_hour
+    if pricing.form == "billed":
+        own_ms = billed_ms(pricing, workload.input_tokens, workload.max_output_tokens)
+        return max(1, ceil_div(n * own_ms, MS_PER_HOUR * pricing.concurrency))
+    prefill, decode = pricing.prefill_tokens_per_s, pricing.decode_tokens_per_s
+    work = workload.input_tokens * decode + workload.max_output_tokens * prefill
+    return max(1, ceil_div(n * work, prefill * decode * _S_PER_HOUR))
 
 
 def gpus_for(pricing: Pricing, workload: Workload) -> int:
     """GPUs that the workload takes: one replica for a request, all replicas for a deployment, or what it asks for."""
-    if pricing.form != "gpu" or workload.scope == "request":
-        return max(pricing.gpus, workload.gpu_count) if pricing.form != "tokens" else 0
-    return max(pricing.gpus * replicas_for(pricing, workload), workload.gpu_count)
+    if pricing.form == "tokens":
+        return 0
+    replicas = 1 if workload.scope == "request" else replicas_for(pricing, workload)
+    return max(pricing.gpus * replicas, workload.gpu_count)
 
 
 def cost_micro_usd(pricing: Pricing, workload: Workload) -> int:
-    """Expected cost of the workload: of one request, or of the whole deployment for its duration."""
+    """Expected cost of the workload: of one request, or of the whole deployment for its duration.
+
+    Raises ``RequestError`` when the demand costs more than 2**53 - 1 micro-USD (nine thousand million dollars).
+    """
+    input_tokens, output_tokens = workload.input_tokens, workload.max_output_tokens
     if workload.scope == "request":
-        return request_cost_micro_usd(
-            pricing, workload.input_tokens, workload.max_output_tokens, workload.requests_per_hour
-        )
-    if pricing.form == "gpu":
-        return ceil_div(pricing.hour_nano * gpus_for(pricing, workload) * workload.duration_hours, NANO_PER_MICRO)
-    each = request_cost_micro_usd(
-        pricing, workload.input_tokens, workload.max_output_tokens, workload.requests_per_hour
-    )
-    return each * workload.requests_per_hour * workload.duration_hours
+        cost = request_cost_micro_usd(pricing, input_tokens, output_tokens, workload.requests_per_hour)
+    else:
+        requests = workload.requests_per_hour * workload.duration_hours
+        if pricing.form == "gpu":
+            nano = pricing.hour_nano * gpus_for(pricing, workload) * workload.duration_hours
+            nano += pricing.request_nano * requests
+        else:
+            nano = requests * request_nano_usd(pricing, input_tokens, output_tokens, workload.requests_per_hour)
+        cost = -(-nano // NANO_PER_MICRO)
+    if cost > MAX_SAFE:
+        message = f"the demand costs more than {MAX_SAFE} micro-USD on {pricing.basis}"
+        raise RequestError(message, findings=[Finding("workload.demand", message)], remedy="ask for less at once")
+    return cost
 
 
 def cost_json(pricing: Pricing, workload: Workload, micro_usd: int, price_ppm: int) -> dict[str, Any]:
@@ -274,10 +342,8 @@ def cost_json(pricing: Pricing, workload: Workload, micro_usd: int, price_ppm: i
         "price_checked": pricing.checked,
     }
     if pricing.other_basis:
-        cost["other_basis"] = {
-            "basis": pricing.other_basis,
-            "micro_usd": ceil_div(micro_usd * pricing.other_ppm, PPM),
-        }
+        other = cost_micro_usd(at_hourly_rate(pricing, pricing.other_hour_nano), workload)
+        cost["other_basis"] = {"basis": pricing.other_basis, "micro_usd": ceil_div(other * price_ppm, PPM)}
     if price_ppm != PPM:
         cost["price_ppm_of_declared"] = price_ppm
     return cost
