@@ -143,16 +143,21 @@ def _merge(level: dict[str, Any], values: Mapping[str, Any], path: str) -> Itera
             level[key] = value
 
 
-def engine_findings(texts: Mapping[str, str], faults: Sequence[tuple[str, str]]) -> list[Finding]:
-    """The engine's own refusals, as findings. The engine counts bytes from the start of a file; people count lines."""
+def engine_findings(
+    texts: Mapping[str, str], paths: Mapping[str, str], faults: Sequence[tuple[str, str]]
+) -> list[Finding]:
+    """The engine's own refusals, as findings. It counts bytes from the start of a module; people count lines.
+
+    ``texts`` and ``paths`` go by the names that the modules were compiled under.
+    """
     findings: list[Finding] = []
-    for path, message in faults:
+    for name, message in faults:
         places = _PLACE_IN_ERROR.findall(message)
         for file, offset, _, words in places:
             line = texts.get(file, "").encode()[: int(offset)].count(b"\n") + 1
-            findings.append(Finding(f"{file}:{line}", " ".join(words.split())))
+            findings.append(Finding(f"{paths.get(file, file)}:{line}", " ".join(words.split())))
         if not places:
-            findings.append(Finding(f"{path}:1" if path else "", " ".join(message.split())[:300]))
+            findings.append(Finding(f"{paths[name]}:1" if name else "", " ".join(message.split())[:300]))
     return list(dict.fromkeys(findings))
 
 

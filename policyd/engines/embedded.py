@@ -38,6 +38,9 @@ MAX_STRIKES: Final = 2
 RECYCLE_AFTER_QUESTIONS: Final = 50_000
 """A worker is replaced after this many questions, so that a leak in the engine cannot grow without end."""
 
+_NOTHING: Final = {"do": "unload", "digest": ""}
+"""A request that changes nothing: it asks whether the worker is there."""
+
 
 @dataclass(slots=True)
 class _Batch:
@@ -158,8 +161,11 @@ class EmbeddedEngine:
                 self._all.discard(worker)
                 continue
             try:
+                # A word first: a worker that died while idle must not cost a question its one second try.
+                await worker.ask(_NOTHING, START_TIMEOUT_S)
                 return await self._ready(worker, digest)
             except EngineError:
+                await worker.kill()
                 await self._give_back(worker)
         worker = await Worker.start(self._memory_bytes)
         self._all.add(worker)
@@ -208,7 +214,7 @@ class EmbeddedEngine:
             worker = self._idle.pop() if self._idle else await Worker.start(self._memory_bytes)
             self._all.add(worker)
             try:
-                await worker.ask({"do": "unload", "digest": ""}, START_TIMEOUT_S)
+                await worker.ask(_NOTHING, START_TIMEOUT_S)
             except EngineError:
                 await worker.kill()
                 raise

@@ -11,7 +11,6 @@ engines is to replace the parts: ``with input.pool as … with input.workload as
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,9 +19,9 @@ from typing import Final
 
 from policyd.engines.capabilities import ARITY
 from policyd.engines.children import START_TIMEOUT_S, Worker, WorkerDied
-from policyd.engines.compilation import build_bundle
+from policyd.engines.compilation import Modules, build_bundle, plan_of
 from policyd.engines.compiler import Prepared, prepare
-from policyd.engines.plan import plan_findings, read_plan
+from policyd.engines.plan import plan_findings
 from policyd.engines.source import read_source
 from policyd.errors import EngineTimeout, Finding, PolicyInvalid
 from policyd.ports import PolicyTree, TestResult
@@ -90,14 +89,12 @@ async def run_tests(tree: PolicyTree) -> list[TestResult]:
     return results
 
 
-async def _build(
-    prepared: Prepared, modules: tuple[tuple[str, str], ...], path: str, cases: Sequence[Case], place: Path
-) -> list[Finding]:
+async def _build(prepared: Prepared, modules: Modules, path: str, cases: Sequence[Case], place: Path) -> list[Finding]:
     entrypoints = tuple(case.entrypoint for case in cases)
-    faults = await build_bundle(modules, prepared.data, entrypoints, dict(modules), place)
+    faults = await build_bundle(modules, prepared.data, entrypoints, place)
     if faults:
         return faults
-    plan = read_plan(json.loads((place / "plan" / "plan.json").read_bytes()))
+    plan = plan_of(modules, place)
     return [fault for fault in plan_findings(plan, ARITY) if fault.where.rpartition(":")[0] == path]
 
 

@@ -83,8 +83,11 @@ def all_statements(blocks: Sequence[Block]) -> Iterator[Statement]:
             yield from all_statements(nested_blocks(kind, fields))
 
 
-def read_plan(document: Mapping[str, Any]) -> Plan:
-    """Read ``plan.json``. Raises ``KeyError`` or ``TypeError`` when it has another shape."""
+def read_plan(document: Mapping[str, Any], paths: Mapping[str, str]) -> Plan:
+    """Read ``plan.json``; ``paths`` turn the names that modules were compiled under into their paths.
+
+    Raises ``KeyError`` or ``TypeError`` when it has another shape.
+    """
     static = document["static"]
     functions = {}
     for item in document["funcs"]["funcs"] if document.get("funcs") else ():
@@ -93,7 +96,7 @@ def read_plan(document: Mapping[str, Any]) -> Plan:
         functions[item["name"]] = Function(item["name"], tuple(item["params"]), item["return"], blocks, file, line)
     return Plan(
         strings=tuple(entry["value"] for entry in static["strings"]),
-        files=tuple(entry["value"] for entry in static["files"]),
+        files=tuple(paths[entry["value"]] for entry in static["files"]),
         entrypoints={
             plan["name"]: tuple(block["stmts"] for block in plan["blocks"]) for plan in document["plans"]["plans"]
         },
