@@ -191,8 +191,12 @@ def _walk_definitions(
         inside = nested_blocks(kind, fields)
         if inside:
             scope = defined | written
-            _walk_alternatives(plan, function, inside, scope, findings)
-            if kind == "BlockStmt":
+            if kind == "WithStmt":
+                # What a `with` expression assigns is bound after it.
+                _walk_definitions(plan, function, inside[0], scope, findings)
+            else:
+                _walk_alternatives(plan, function, inside, scope, findings)
+            if kind in ("BlockStmt", "WithStmt"):
                 defined |= scope
         if kind != "ScanStmt":
             defined |= written

@@ -83,7 +83,7 @@ def tree(digest: str, packages: dict[str, str], *, settings: str = SETTINGS, tes
         modules={
             PurePosixPath(f"{name}/{name}.rego"): HEAD.format(name=name) + body for name, body in packages.items()
         },
-        tests={PurePosixPath("some/some_test.rego"): tests} if tests else {},
+        tests={PurePosixPath("sample/sample_test.rego"): tests} if tests else {},
         data={PurePosixPath("settings.yaml"): settings},
         casbin_model="",
         casbin_rows="",
@@ -105,12 +105,14 @@ ANSWERS: dict[str, tuple[str, Any, Answer]] = {
     "absent": ('deny contains {"rule": "far"} if input.pool.country != "DE"', {}, Answer()),
     "nothing": ('deny contains {"rule": "is_null"} if input.pool.a == null', {"pool": {"a": None}}, one("is_null")),
     "settings": (
-        'deny contains {"rule": "banned", "observed": c} if {\n\tsome c in data.settings.banned\n\tc in input.pool.l\n}',
+        'deny contains {"rule": "banned", "observed": c} if {\n'
+        "\tsome c in data.settings.banned\n\tc in input.pool.l\n}",
         {"pool": {"l": ["DE", "KP"]}},
         one("banned", observed="KP"),
     ),
     "unicode": (
-        'deny contains {"rule": "odd", "observed": [input.pool.name, data.settings.words]} if input.pool.name == "Zürich 東京 🚀"',
+        'deny contains {"rule": "odd", "observed": [input.pool.name, data.settings.words]} if {\n'
+        '\tinput.pool.name == "Zürich 東京 🚀"\n}',
         {"pool": {"name": "Zürich 東京 🚀"}},
         one("odd", observed=["Zürich 東京 🚀", {"grüß": "schön"}]),
     ),
@@ -130,7 +132,8 @@ ANSWERS: dict[str, tuple[str, Any, Answer]] = {
         one("n", observed=9007199254740990),
     ),
     "sets": (
-        'deny contains {"rule": "s", "observed": {x | some x in input.pool.l}, "required": {{2, 1}, {"b", "a"}}} if true',
+        'deny contains {"rule": "s", "observed": seen, "required": {{2, 1}, {"b", "a"}}} if {\n'
+        "\tseen := {x | some x in input.pool.l}\n}",
         {"pool": {"l": [10, 9, 9]}},
         one("s", observed=[10, 9], required=[["a", "b"], [1, 2]]),
     ),
@@ -140,7 +143,8 @@ ANSWERS: dict[str, tuple[str, Any, Answer]] = {
         one("s", observed={"a": {"b": [{"c": {"y": [1, None, True]}}]}}),
     ),
     "several": (
-        'deny contains {"rule": "z", "observed": x} if some x in input.pool.l\n\ndeny contains {"rule": "a"} if input.pool.l',
+        'deny contains {"rule": "z", "observed": x} if some x in input.pool.l\n\n'
+        'deny contains {"rule": "a"} if input.pool.l',
         {"pool": {"l": ["b", "a"]}},
         Answer(deny=({"observed": "a", "rule": "z"}, {"observed": "b", "rule": "z"}, {"rule": "a"})),
     ),
@@ -169,7 +173,8 @@ ANSWERS: dict[str, tuple[str, Any, Answer]] = {
     ),
     "warns": ('warn contains {"rule": "w"} if input.pool.a', {"pool": {"a": 1}}, Answer(warn=({"rule": "w"},))),
     "may_miss": (
-        'deny contains {"rule": "g", "observed": x} if {\n\tx := object.get(input.pool, ["a", "b"], "none")\n\tx == "none"\n}',
+        'deny contains {"rule": "g", "observed": x} if {\n'
+        '\tx := object.get(input.pool, ["a", "b"], "none")\n\tx == "none"\n}',
         {"pool": {"a": {}}},
         one("g", observed="none"),
     ),
@@ -321,7 +326,8 @@ def test_a_tree_without_packages_is_refused(running: Running) -> None:
 
 
 def test_what_a_package_says_about_itself_arrives(running: Running) -> None:
-    body = '# METADATA\n# title: Too far\n# custom:\n#   enforcement: soft\n#   remedy: move\ndeny contains {"rule": "far"} if input.pool.a.b > 1\n'
+    metadata = "# METADATA\n# title: Too far\n# custom:\n#   enforcement: soft\n#   remedy: move\n"
+    body = metadata + 'deny contains {"rule": "far"} if input.pool.a.b > 1\n'
     loaded = running.run(running.engine.load(tree("described", {"described": body})))
     package = loaded.packages["described"]
     rule = package.rules["far"]
@@ -515,10 +521,10 @@ def test_closing_ends_every_process_and_every_answer(fresh: Running) -> None:
         fresh.run(fresh.engine.health())
 
 
-TESTS = """package placement.some_test
+TESTS = """package placement.sample_test
 
 found(pool) := deny if {
-	deny := data.placement.some.deny with input.pool as pool
+	deny := data.placement.sample.deny with input.pool as pool
 }
 
 test_holds if {
@@ -542,7 +548,7 @@ test_fails if {
 def test_rego_tests_run_and_say_where_they_stand(running: Running) -> None:
     rule = 'deny contains {"rule": "a", "observed": input.pool.a} if input.pool.a > 0'
     results = {
-        result.rule: result for result in running.run(running.engine.test(tree("t", {"some": rule}, tests=TESTS)))
+        result.rule: result for result in running.run(running.engine.test(tree("t", {"sample": rule}, tests=TESTS)))
     }
     assert {name: result.passed for name, result in results.items()} == {
         "test_holds": True,
@@ -550,6 +556,6 @@ def test_rego_tests_run_and_say_where_they_stand(running: Running) -> None:
         "test_with_settings": True,
         "test_fails": False,
     }
-    assert results["test_fails"].location == "some/some_test.rego:19"
+    assert results["test_fails"].location == "sample/sample_test.rego:19"
     assert results["test_fails"].detail
-    assert results["test_fails"].package == "placement.some_test"
+    assert results["test_fails"].package == "placement.sample_test"
