@@ -14,6 +14,7 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
@@ -215,17 +216,32 @@ def nearest(name: str, known: Sequence[str]) -> str:
     return f"; known are {', '.join(f'`{name}`' for name in known[:24])}" if known else ""
 
 
-def model_findings(error: ValidationError, model: type[BaseModel], spot: Spot, value: Any = None) -> list[Finding]:
-    """Every fault that a model found in a value, at its line and in a person's words.
+def model_findings(
+    error: ValidationError, model: type[BaseModel], spot: Spot, value: Any = None, limit: int | None = None
+) -> list[Finding]:
+    """Every fault that a model found in a value, at its line and in a person's words; of the first ``limit`` faults.
 
     ``value`` is what was validated; items of lists are then named by their ``id`` or ``name`` instead of a position.
     """
-    schema = model.model_json_schema(mode="validation")
+    schema = _schema_of(model)
     findings = []
-    for fault in error.errors(include_url=False, include_context=True):
+    faults = error.errors(include_url=False, include_context=True)[:limit]
+    for fault in faults:
+        # A list that lost its faulty items is told to be too short; the items' own faults say it all.
+        if fault["type"] == "too_short" and any(_lies_in(other["loc"], fault["loc"]) for other in faults):
+            continue
         location = _written(fault["loc"], value)
         findings.append(Finding(str(spot.at(location)), _in_words(fault, location, schema, value)))
     return findings
+
+
+def _lies_in(location: Location, around: Location) -> bool:
+    return len(location) > len(around) and location[: len(around)] == around
+
+
+@cache
+def _schema_of(model: type[BaseModel]) -> Mapping[str, Any]:
+    return model.model_json_schema(mode="validation")
 
 
 def _written(location: Location, value: Any) -> Location:
@@ -296,7 +312,8 @@ def _properties(location: Location, schema: Mapping[str, Any]) -> Mapping[str, A
 
 def _below(at: Mapping[str, Any], key: str) -> Any:
     properties = at.get("properties", {})
-    return properties[key] if key in properties else at.get("additionalProperties") or {}
+    patterns = list(at.get("patternProperties", {}).values())
+    return properties[key] if key in properties else at.get("additionalProperties") or next(iter(patterns), {})
 
 
 def _resolved(at: Any, schema: Mapping[str, Any]) -> Mapping[str, Any]:
