@@ -1,0 +1,47 @@
+"""The HTTP application: routes, problem documents, the gate around them.
+
+Rules: one router a contract; the application owns nothing that it did not make; no page of it loads anything from
+elsewhere; nothing is redirected.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from fastapi import FastAPI
+
+from policyd.api import problems
+from policyd.api.decisions import decision_router
+from policyd.api.fleet import fleet_router
+from policyd.api.gate import Gate
+from policyd.api.health import Readiness, health_router
+from policyd.api.openapi import describe
+from policyd.api.parts import Parts
+
+
+def create_app(running: Parts) -> FastAPI:
+    """The application over a running policyd, which the caller owns. ``app.state.readiness`` can be told to drain."""
+    # The usual documentation pages load scripts from elsewhere; the description itself is at /openapi.json.
+    app = FastAPI(title="policyd", docs_url=None, redoc_url=None, redirect_slashes=False)
+    readiness = Readiness(running)
+    app.state.readiness = readiness
+    app.include_router(decision_router(running))
+    app.include_router(fleet_router(running))
+    app.include_router(health_router(readiness))
+    app.include_router(problems.page_router())
+    problems.install(app)
+    app.add_middleware(Gate, limits=running.settings.api)
+
+    def openapi() -> dict[str, Any]:
+        return describe(app, _version())
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's own way to replace the document
+    return app
+
+
+def _version() -> str:
+    try:
+        return version("policyd")
+    except PackageNotFoundError:
+        return "0"

@@ -1,0 +1,147 @@
+"""From the bytes of a request to a checked value, once, with every limit on the way.
+
+Rules: a body is JSON in UTF-8 and is called so; it is read no further than the limit; a key stands once, since two
+readers could take two different values; null is refused, since "no value" and "not given" are different things and the
+one would pass for the other; unknown fields are refused with the nearest known name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from fastapi import Request
+from pydantic import BaseModel, ValidationError
+
+from policyd.documents import Spot, dotted, model_findings
+from policyd.errors import Finding, RequestError, TooLarge, WrongMediaType
+
+Body = TypeVar("Body", bound=BaseModel)
+
+FINDINGS_MAX: Final = 50
+WORDS_MAX_CHARS: Final = 400
+_UTF8: Final = ("", "utf-8", "utf8")
+
+
+async def read_json(request: Request, model: type[Body], max_bytes: int) -> Body:
+    """The body as that model. Raises ``WrongMediaType``, ``TooLarge`` and ``RequestError`` with a finding a fault."""
+    _check_media_type(request)
+    return parse_json(await _read(request, max_bytes), model)
+
+
+def _check_media_type(request: Request) -> None:
+    written = request.headers.get("content-type", "")
+    if written == "application/json":
+        return
+    media_type, _, rest = written.lower().partition(";")
+    parameter = rest.strip().partition("=")
+    charset = parameter[2].strip('" ') if parameter[0].strip() == "charset" else "" if not rest.strip() else "?"
+    if media_type.strip() != "application/json" or charset not in _UTF8:
+        shown = f"the content type {written[:100]!r} is not application/json" if written else "there is no content type"
+        raise WrongMediaType(shown)
+
+
+async def _read(request: Request, max_bytes: int) -> bytes:
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise WrongMediaType("the body is compressed, which is not read here")
+    announced = request.headers.get("content-length", "0")
+    if len(announced) > 18 or int(announced) > max_bytes:
+        raise TooLarge(f"the body is longer than {max_bytes} bytes")
+    parts: list[bytes] = []
+    length = 0
+    async for part in request.stream():
+        length += len(part)
+        if length > max_bytes:
+            raise TooLarge(f"the body is longer than {max_bytes} bytes")
+        parts.append(part)
+    return b"".join(parts)
+
+
+@dataclass(frozen=True)
+class _Field(Spot):
+    """A place in a request: a path of fields where a file has lines."""
+
+    value: Any = None
+    path: str = ""
+
+    def at(self, location: Sequence[str | int]) -> Spot:
+        """The field at a location."""
+        return _Field("", 0, path=dotted(tuple(location), self.value))
+
+    def __str__(self) -> str:
+        return self.path
+
+
+class _Doubtful(Exception):
+    """An object that two readers could read differently."""
+
+
+def _plain_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs) or None in found.values():
+        raise _Doubtful
+    return found
+
+
+_plain: Final = json.JSONDecoder(object_pairs_hook=_plain_object, parse_int=str, parse_float=str)
+
+
+def parse_json(content: bytes, model: type[Body]) -> Body:
+    """The value of a JSON text. Raises ``RequestError`` with a finding for each fault."""
+    try:
+        value = model.model_validate_json(content)
+    except ValidationError as error:
+        raise _refusal(content, model, error) from None
+    # The model has bounded depth and size by now, so the standard reader can look for what the model does not tell.
+    try:
+        _plain.decode(content.decode())
+    except _Doubtful:
+        raise _refused(_doubts(content)) from None
+    return value
+
+
+def _refusal(content: bytes, model: type[BaseModel], error: ValidationError) -> RequestError:
+    faults = error.errors(include_url=False, include_context=False)
+    if faults[0]["type"] == "json_invalid":
+        return RequestError(f"the body is not JSON: {faults[0]['msg'].removeprefix('Invalid JSON: ')}")
+    value = json.loads(content, parse_int=str, parse_float=str)
+    findings = model_findings(error, model, _Field("", 0, value=value), value, FINDINGS_MAX)
+    return _refused([*findings, *_doubts(content)])
+
+
+def _refused(findings: list[Finding]) -> RequestError:
+    shown = [Finding(_short(finding.where), _short(finding.message)) for finding in findings[:FINDINGS_MAX]]
+    return RequestError(f"the request cannot be read: {shown[0].message}", findings=shown)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= WORDS_MAX_CHARS else f"{text[:WORDS_MAX_CHARS]}…"
+
+
+class _Object(list[tuple[str, Any]]):
+    """The pairs of a JSON object, doubles included."""
+
+
+def _doubts(content: bytes) -> list[Finding]:
+    """Every key that stands twice and every null, by its path."""
+    findings: list[Finding] = []
+    pending: list[tuple[str, Any]] = [
+        ("", json.loads(content, object_pairs_hook=_Object, parse_int=str, parse_float=str))
+    ]
+    while pending and len(findings) < FINDINGS_MAX:
+        path, value = pending.pop()
+        if isinstance(value, _Object):
+            seen: set[str] = set()
+            for key, child in value:
+                at = f"{path}.{key}" if path else key
+                if key in seen:
+                    findings.append(Finding(at, f"`{at}` stands twice"))
+                elif child is None:
+                    findings.append(Finding(at, f"`{at}` is null; leave it out when there is nothing to say"))
+                seen.add(key)
+                pending.append((at, child))
+        elif isinstance(value, list):
+            pending.extend((f"{path}[{place}]", child) for place, child in enumerate(value))
+    return findings

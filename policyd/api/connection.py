@@ -1,0 +1,119 @@
+"""One HTTP connection, guarded before any request exists: the head has a limit in bytes and in time.
+
+    waiting for a head ──complete──► answering ──answered──► waiting for a head
+            │  too late: closed           │
+            └─ too long or not HTTP: a problem document, then closed
+
+Rules: the time for a head runs from the first moment that nothing is being answered, so that a byte now and then buys
+no more; what the parser refuses gets the same problem documents as everything else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final, cast
+
+import orjson
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from policyd.api.problems import problem_headers, problem_json
+from policyd.errors import HeadersTooLarge, PolicydError, RequestError
+from policyd.services.clock import now_us, uuid7
+
+HEAD_MAX_BYTES: Final = 65_536
+HEAD_TIMEOUT_S: Final = 10.0
+_REASONS: Final = {400: "Bad Request", 431: "Request Header Fields Too Large"}
+
+
+class GuardedConnection(HttpToolsProtocol):
+    """uvicorn's HTTP/1.1 connection with limits on the head of a request."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._head_bytes = 0
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._refusal: PolicydError | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
+        """Start the time for the first head."""
+        super().connection_made(transport)
+        self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the timer."""
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse; what is still not a whole head counts against its limits."""
+        super().data_received(data)
+        if self._answering or self.transport.is_closing():
+            return
+        if self._head_timer is None:
+            self._expect_head()
+        self._head_bytes += len(data)
+        if self._head_bytes > HEAD_MAX_BYTES:
+            self._refusal = _too_long()
+            self.send_400_response("")
+
+    def on_message_begin(self) -> None:
+        """A head begins."""
+        self._head_bytes = 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Check the length of the head that has come in one piece, then hand the request over."""
+        length = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        if length > HEAD_MAX_BYTES:
+            self._refusal = _too_long()
+            raise ValueError("the head is too long")
+        super().on_headers_complete()
+        self._head_bytes = 0
+        self._stop_timer()
+
+    def send_400_response(self, msg: str) -> None:
+        """What the parser, or this class, does not take: a problem document, and the end of the connection."""
+        if self.transport.is_closing():
+            return
+        if not self._answering:
+            error = self._refusal or RequestError("what came is not HTTP/1.1", remedy="speak HTTP/1.1 to this port")
+            self.transport.write(_raw_answer(error))
+        self.transport.close()
+
+    @property
+    def _answering(self) -> bool:
+        # uvicorn types it as always there, and sets None until the first request.
+        cycle = cast("RequestResponseCycle | None", self.cycle)
+        return cycle is not None and not cycle.response_complete
+
+    def _expect_head(self) -> None:
+        self._stop_timer()
+        self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._late)
+
+    def _late(self) -> None:
+        self._head_timer = None
+        if not self._answering and not self.transport.is_closing():
+            self.transport.close()
+
+    def _stop_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+
+def _too_long() -> PolicydError:
+    return HeadersTooLarge(f"the request line and headers are longer than {HEAD_MAX_BYTES} bytes")
+
+
+def _raw_answer(error: PolicydError) -> bytes:
+    request_id = uuid7(now_us())
+    body = orjson.dumps(problem_json(error, request_id))
+    headers = {
+        **problem_headers(error),
+        "Content-Length": str(len(body)),
+        "Connection": "close",
+        "X-Request-ID": request_id,
+        "X-Content-Type-Options": "nosniff",
+    }
+    head = f"HTTP/1.1 {error.http_status} {_REASONS[error.http_status]}\r\n"
+    return (head + "".join(f"{name}: {value}\r\n" for name, value in headers.items()) + "\r\n").encode("ascii") + body

@@ -1,0 +1,105 @@
+"""Decisions over HTTP: decide, search the log of decisions, read one, have it explained.
+
+Rules: the answer leaves only after its entry is durable; allow and deny are both 200; nothing here may be cached; a
+record is read back by deciding again on its sheet and facts, so that what is shown is what was decided.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import orjson
+from fastapi import APIRouter, Request
+from fastapi.responses import PlainTextResponse, Response
+
+from audit.query import FILTERS, Record
+from policyd.api.bodies import read_json
+from policyd.api.openapi import DECIDE, EXPLANATION, RECORD, SEARCH
+from policyd.api.parts import Parts
+from policyd.api.problems import request_id_of
+from policyd.api.queries import limit_of, parameters
+from policyd.core.workload import DecisionRequest
+from policyd.errors import RequestError
+from policyd.services.explanation import explanation_json, explanation_text
+from policyd.services.replay import Replayed, replay
+
+SEARCH_LIMIT_DEFAULT: Final = 100
+_NO_STORE: Final = {"Cache-Control": "no-store"}
+
+
+def decision_router(parts: Parts) -> APIRouter:
+    """The routes of decisions."""
+    router = APIRouter(prefix="/v1/decisions", tags=["decisions"])
+    body_max_bytes = parts.settings.api.body_max_bytes
+
+    @router.post("", summary="Decide on which pools a workload may run", **DECIDE)
+    async def decide(request: Request) -> Response:
+        """Ranked pools and the reason for every refused one. A deny is an answer, not an error."""
+        asked = await read_json(request, DecisionRequest, body_max_bytes)
+        answered = await parts.decisions.decide(asked, parts.principal, request_id_of(request))
+        headers = {"X-Policyd-Decision-Id": answered.id, **_NO_STORE}
+        return Response(answered.body, headers=headers, media_type="application/json")
+
+    @router.get("", summary="Search the log of decisions", **SEARCH)
+    async def search(request: Request) -> Response:
+        """Decisions, refused requests and errors that match every filter, newest first."""
+        filters = parameters(request, (*FILTERS, "cursor", "limit"))
+        limit = limit_of(filters, SEARCH_LIMIT_DEFAULT)
+        page = await parts.reader.search(filters, filters.pop("cursor", None), limit)
+        items = [record_json(record, parts.committer.origin) for record in page.items]
+        return _json({"items": items, "next": page.next})
+
+    @router.get("/{id}", summary="The record of a decision", **RECORD)
+    async def record(id: str, request: Request) -> Response:
+        """The answer as it was given, with who asked; of a request that brought no decision, what was recorded."""
+        parameters(request, ())
+        replayed = await replay(parts.reader, parts.committer.origin, id)
+        return _json(replayed_json(replayed), decision_id=id)
+
+    @router.get("/{id}/explanation", summary="A decision explained to a person", **EXPLANATION)
+    async def explanation(id: str, request: Request) -> Response:
+        """The ranked table, every refused pool with rule, place and remedy, and what the refusals cost."""
+        as_text = wants_text(request)
+        explained = explanation_json(await replay(parts.reader, parts.committer.origin, id))
+        if not as_text:
+            return _json(explained, decision_id=id)
+        headers = {"X-Policyd-Decision-Id": id, **_NO_STORE, "Vary": "Accept"}
+        return PlainTextResponse(explanation_text(explained), headers=headers)
+
+    return router
+
+
+def _json(document: Any, *, decision_id: str | None = None) -> Response:
+    headers = {**_NO_STORE, "Vary": "Accept"} if decision_id else dict(_NO_STORE)
+    if decision_id:
+        headers["X-Policyd-Decision-Id"] = decision_id
+    return Response(orjson.dumps(document), headers=headers, media_type="application/json")
+
+
+def record_json(record: Record, origin: str) -> dict[str, Any]:
+    """An entry of the log as a search lists it: its body without the salt, and its place."""
+    body = {key: value for key, value in orjson.loads(record.body).items() if key not in ("salt", "v")}
+    return {**body, "audit": {"log": origin, "index": record.index, "leaf_hash": record.leaf_hash.hex()}}
+
+
+def replayed_json(replayed: Replayed) -> dict[str, Any]:
+    """A record as it was answered, with who asked."""
+    told = {"principal": replayed.body["principal"], "request_id": replayed.body["request_id"]}
+    return {"kind": replayed.record.kind, **replayed.to_json(), **told}
+
+
+def wants_text(request: Request) -> bool:
+    """Whether ``?format=`` or else the ``Accept`` header asks for text; JSON when neither says so."""
+    written = parameters(request, ("format",)).get("format")
+    if written is not None:
+        if written not in ("text", "json"):
+            raise RequestError("`format` is text or json")
+        return written == "text"
+    accepted = request.headers.get("accept", "*/*").lower()
+    for part in accepted.split(","):
+        media_type = part.partition(";")[0].strip()
+        if media_type in ("text/plain", "text/*"):
+            return True
+        if media_type in ("application/json", "application/*", "*/*"):
+            return False
+    return False

@@ -1,0 +1,107 @@
+"""The door of the HTTP surface: request ids, limits on work in progress, deadlines, and the last line against faults.
+
+Rules: plain ASGI, since every decision passes here; a request over the limit is refused before any work; a request
+that takes too long is an error and never an allow; whatever is raised below leaves as a problem document without a
+trace, or, when an answer has begun, as a closed connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from typing import Final
+
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from policyd.api.problems import problem
+from policyd.errors import Overloaded, PolicydError, TimedOut
+from policyd.services.clock import now_us, uuid7
+from policyd.settings import ApiSettings
+
+_TOKEN: Final = re.compile(rb"[!-~]{1,128}")
+_UNLIMITED: Final = frozenset({"/livez", "/readyz"})
+"""Paths that tell how the server is must answer when it is busy."""
+_NOSNIFF: Final = (b"x-content-type-options", b"nosniff")
+_log: Final = logging.getLogger(__name__)
+
+
+class Gate:
+    """ASGI middleware around the application."""
+
+    def __init__(self, app: ASGIApp, limits: ApiSettings) -> None:
+        self._app = app
+        self._limits = limits
+        self._timeout_s = limits.request_timeout_ms / 1_000
+        self.in_flight = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = request_id_from(scope)
+        scope["policyd.request_id"] = request_id
+        door = _Door(send, request_id)
+        limited = scope["path"] not in _UNLIMITED
+        if limited and self.in_flight >= self._limits.in_flight_max:
+            full = Overloaded(f"{self.in_flight} requests are in progress, the most that api.in_flight_max admits")
+            await problem(full, request_id)(scope, receive, door)
+            return
+        self.in_flight += limited
+        try:
+            await self._pass(scope, receive, door)
+        finally:
+            self.in_flight -= limited
+
+    async def _pass(self, scope: Scope, receive: Receive, door: _Door) -> None:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._app(scope, receive, door)
+            return
+        except ClientDisconnect:
+            return
+        except TimeoutError:
+            error: PolicydError = TimedOut(f"no answer within {self._limits.request_timeout_ms} ms")
+        except PolicydError as raised:
+            error = raised
+        except Exception:
+            _log.exception("request %s failed", door.request_id)
+            error = PolicydError("an unforeseen fault; the server's log has it under this request id")
+            if door.begun:
+                raise
+        if not door.begun:
+            door.closing = True
+            await problem(error, door.request_id)(scope, receive, door)
+
+
+class _Door:
+    """``send`` that adds the headers every answer has, and knows whether an answer has begun."""
+
+    __slots__ = ("_send", "begun", "closing", "request_id")
+
+    def __init__(self, send: Send, request_id: str) -> None:
+        self._send = send
+        self.request_id = request_id
+        self.begun = False
+        self.closing = False
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.begun = True
+            headers = list(message["headers"])
+            headers += [(b"x-request-id", self.request_id.encode("ascii")), _NOSNIFF]
+            if self.closing:
+                # What the client still sends of this request was not read and must not be taken for the next one.
+                headers.append((b"connection", b"close"))
+            message["headers"] = headers
+        await self._send(message)
+
+
+def request_id_from(scope: Scope) -> str:
+    """The caller's ``X-Request-ID`` when it is a short printable token, else a new one."""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _TOKEN.fullmatch(value):
+            return str(value, "ascii")
+    return uuid7(now_us())

@@ -1,0 +1,50 @@
+"""What the HTTP surface needs of a running policyd. ``policyd.bootstrap`` makes one; the surface names no adapter.
+
+Rules: the surface reads these parts and owns none of them; whoever made them closes them after the server has ended.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from policyd.core.normalise import Principal
+from policyd.core.snapshot import Snapshot
+from policyd.ports import Engine
+from policyd.services.commit import Committer
+from policyd.services.data_directory import DataDirectory
+from policyd.services.decisions import DecisionService
+from policyd.services.facts_holder import FactsHolder
+from policyd.services.log_reader import LogReader
+from policyd.settings import Settings
+
+
+class Parts(Protocol):
+    """A policyd that can decide."""
+
+    @property
+    def settings(self) -> Settings: ...
+
+    @property
+    def directory(self) -> DataDirectory: ...
+
+    @property
+    def engine(self) -> Engine: ...
+
+    @property
+    def facts(self) -> FactsHolder: ...
+
+    @property
+    def committer(self) -> Committer: ...
+
+    @property
+    def reader(self) -> LogReader: ...
+
+    @property
+    def decisions(self) -> DecisionService: ...
+
+    @property
+    def principal(self) -> Principal: ...
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The live snapshot. Raises ``EngineUnavailable`` before there is one."""

@@ -1,0 +1,149 @@
+"""The HTTP server: a socket of our own, uvicorn on it, and an end that loses nothing.
+
+    listening ──SIGTERM, SIGINT or stop──► draining ──all answered, or too late──► closed
+
+Rules: the address is announced only when requests are answered, and taken back before anything closes; while draining
+``/readyz`` says so, what is in progress is finished, nothing new is taken. It prints nothing: the caller is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import threading
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+from typing import Final
+
+import uvicorn
+
+from policyd.api.app import create_app
+from policyd.api.connection import GuardedConnection
+from policyd.api.parts import Parts
+from policyd.errors import ConfigError
+from policyd.settings import Settings
+
+BACKLOG: Final = 1_024
+KEEP_ALIVE_S: Final = 30
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn that says when it listens, and leaves signals to ``serve``: its own way ends the process at once."""
+
+    def __init__(self, config: uvicorn.Config, started: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._tell_started = started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._tell_started()
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
+
+
+async def serve(
+    running: Parts, settings: Settings, ready: Callable[[str], None], stop: asyncio.Event | None = None
+) -> None:
+    """Serve until a signal comes or ``stop`` is set. ``ready`` is called once, with the address (``http://host:port``).
+
+    Raises ``ConfigError`` when the address cannot be bound, and ``AuditError`` when it cannot be announced.
+    """
+    listener = listen(settings.host, settings.port)
+    with listener:
+        address = address_of(listener)
+        app = create_app(running)
+        config = uvicorn.Config(
+            app,
+            http=GuardedConnection,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            log_level="error",
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=settings.api.request_timeout_ms // 1_000 + 1,
+            backlog=BACKLOG,
+        )
+
+        def started() -> None:
+            running.directory.announce(address)
+            ready(address)
+
+        server = _Server(config, started)
+
+        def end() -> None:
+            app.state.readiness.draining = True
+            server.should_exit = True
+
+        watching = asyncio.create_task(_watch(stop, end)) if stop is not None else None
+        with _signals(end):
+            try:
+                await server.serve([listener])
+            finally:
+                if watching is not None:
+                    watching.cancel()
+                    with suppress(asyncio.CancelledError):
+                        await watching
+
+
+async def _watch(stop: asyncio.Event, end: Callable[[], None]) -> None:
+    await stop.wait()
+    end()
+
+
+@contextmanager
+def _signals(end: Callable[[], None]) -> Generator[None, None, None]:
+    """End on a signal; outside the main thread signals are somebody else's."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, end)
+    try:
+        yield
+    finally:
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that is bound, not yet listening. Port 0 takes a free one. Raises ``ConfigError``."""
+    try:
+        family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        found = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise ConfigError(f"{host}:{port} is no address to listen on: {error.strerror}") from error
+    try:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.setblocking(False)
+        found.bind(where)
+    except OSError as error:
+        found.close()
+        raise ConfigError(
+            f"{host}:{port} cannot be listened on: {error.strerror}", remedy="choose another --port; 0 takes a free one"
+        ) from error
+    return found
+
+
+def address_of(listener: socket.socket) -> str:
+    """``http://host:port`` of a bound socket."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"http://{host}:{port}"
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """The faster event loop when it is installed, for ``asyncio.Runner``; None is the standard one."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
