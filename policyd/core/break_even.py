@@ -331,9 +331,13 @@ class Curves:
         here, there = self.cost(one, rate), self.cost(other, rate)
         return here is not None and (there is None or here < there)
 
+    def steps(self, line: Line) -> list[int]:
+        """The last rate before each further replica and the first with it."""
+        return _steps(line, self.traffic, self.top_rate)
+
     def rates(self, lines: Sequence[Line], digits: int) -> list[int]:
         """Rates of so many significant digits, and those at which the lines have steps."""
-        steps = {rate for line in lines for rate in _steps(line, self.traffic, self.top_rate)}
+        steps = {rate for line in lines for rate in self.steps(line)}
         return sorted(steps.union(significant_rates(self.top_rate, digits)))
 
     def crossing(self, one: Line, other: Line) -> Crossing | None:
@@ -406,7 +410,7 @@ def significant_rates(top_rate: int, digits: int) -> list[int]:
 
 
 def _steps(line: Line, traffic: Traffic, top_rate: int) -> list[int]:
-    """The last rate before each further replica and the first with it: for the peak hour, when elastic for any hour."""
+    """For the peak hour; of an elastic line for any hour."""
     if line.pricing.form == "tokens":
         return []
     if line.pricing.form == "billed":

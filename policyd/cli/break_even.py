@@ -1,0 +1,351 @@
+"""``policyd break-even``: from which rate of requests owned, provisioned, serverless and token-priced pools win.
+
+Rules: nothing is decided and nothing is recorded, it only compares costs; with a workload file only the pools that the
+policies permit to it count; a pool without a price is named with the fact that is missing, never left out in silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from policyd.cli.options import ConfigFlag, EngineFlag, FactsFlag, FleetFlag, OutputFlag, PoliciesFlag, settings_of
+from policyd.cli.terminal import Output, emit, say
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from policyd.core.break_even import Crossing, Range, Report, Standing
+    from policyd.core.fleet import Fleet
+    from policyd.core.normalise import Normalised
+    from policyd.core.pool import Pool
+    from policyd.core.workload import DecisionRequest
+    from policyd.settings import Settings
+
+TOP_RATE: Final = 1_000_000
+"""Requests per hour up to which lines are compared, and further when the profile needs it."""
+PAID_SHOWN: Final = 5
+"""Rows of the second table, whose figures repeat much of the first."""
+HOURLY_MAX_BYTES: Final = 65_536
+
+
+def break_even(
+    model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="Model; not needed with --workload.")] = None,
+    requests_per_hour: Annotated[
+        int | None, typer.Option(min=0, max=1_000_000_000, help="The same rate in every hour.")
+    ] = None,
+    hourly: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="168 rates, Monday 00:00 first, with blanks, commas or lines.")
+    ] = None,
+    input_tokens: Annotated[int | None, typer.Option(min=0, max=16_777_216, help="Input of one request.")] = None,
+    output_tokens: Annotated[int | None, typer.Option(min=0, max=16_777_216, help="Output of one request.")] = None,
+    pool: Annotated[
+        list[str] | None, typer.Option("--pool", metavar="PATTERN", help="Only pools like this; * stands for anything.")
+    ] = None,
+    workload: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Only pools that the policies permit to this workload.")
+    ] = None,
+    elastic: Annotated[bool, typer.Option("--elastic", help="On-demand capacity follows the hours.")] = False,
+    picture: Annotated[Path | None, typer.Option(metavar="FILE.svg", help="Draw the comparison into a file.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Pools in the table; the others are in the JSON.")] = 20,
+    output: OutputFlag = Output.TABLE,
+    fleet: FleetFlag = None,
+    policies: PoliciesFlag = None,
+    engine: EngineFlag = None,
+    facts: FactsFlag = None,
+    config: ConfigFlag = None,
+) -> None:
+    """Compare what a month costs on owned, provisioned, serverless and token-priced pools, and where they cross.
+
+    Example: policyd break-even llama-3.1-70b-instruct --requests-per-hour 3000 --input-tokens 1000 --output-tokens 300
+    """
+    from policyd.bootstrap import fleet_path
+    from policyd.core.break_even import break_even as compare
+    from policyd.core.break_even import lines_of, traffic_of
+    from policyd.core.normalise import FALLBACK, known
+    from policyd.revisions.fleet_files import load_fleet
+
+    _check(model, requests_per_hour, hourly, workload, picture)
+    settings = settings_of(config, fleet=fleet, policies=policies, engine=engine, facts=facts)
+    loaded = load_fleet(fleet_path(settings))
+    keep = _filter(loaded, pool or [])
+    permitted: set[str] | None = None
+    if workload is not None:
+        from policyd.cli.workload_files import read_request
+
+        request = read_request(workload)
+        normalised, permitted = _permitted(settings, request)
+        known_workload = normalised.workload
+        if model not in (None, known_workload.model):
+            raise typer.BadParameter(f"the workload asks for {known_workload.model}, not {model}")
+        model = known_workload.model
+        figures = _figures(requests_per_hour, hourly, request, known_workload.requests_per_hour)
+        input_tokens = known_workload.input_tokens if input_tokens is None else input_tokens
+        output_tokens = known_workload.max_output_tokens if output_tokens is None else output_tokens
+    else:
+        figures = _figures(requests_per_hour, hourly, None, 0)
+    name = known(loaded.models, model or "", "model", "model").name
+    traffic = traffic_of(
+        figures,
+        FALLBACK["input_tokens"] if input_tokens is None else input_tokens,
+        FALLBACK["max_output_tokens"] if output_tokens is None else output_tokens,
+    )
+    lines, unpriced = lines_of(
+        loaded, name, lambda pool: keep(pool) and (permitted is None or pool.id in permitted), elastic=elastic
+    )
+    report = compare(name, lines, unpriced, traffic, top_rate=max(TOP_RATE, 10 * traffic.week_requests // 168))
+    if picture is not None:
+        _draw_picture(picture, report, loaded)
+    emit(document(report, loaded), output, lambda console: _draw(report, loaded, limit, console))
+
+
+def _check(
+    model: str | None, requests_per_hour: int | None, hourly: Path | None, workload: str | None, picture: Path | None
+) -> None:
+    """What can be said without reading anything."""
+    if model is None and workload is None:
+        raise typer.BadParameter(
+            "name a model, or give --workload FILE; `policyd pool list --model NAME` shows who has it"
+        )
+    if requests_per_hour is not None and hourly is not None:
+        raise typer.BadParameter("give --requests-per-hour or --hourly, not both")
+    if requests_per_hour is None and hourly is None and workload is None:
+        raise typer.BadParameter("how much is asked for? give --requests-per-hour N, --hourly FILE or --workload FILE")
+    if picture is not None and picture.suffix != ".svg":
+        raise typer.BadParameter(
+            f"{picture} does not end in .svg, the one format that is drawn; `rsvg-convert x.svg -o x.png` converts it"
+        )
+
+
+def _filter(fleet: Fleet, patterns: list[str]) -> Any:
+    """Whether a pool is like one of the patterns; a pattern that is like no pool is a mistake."""
+    from fnmatch import fnmatchcase
+
+    from policyd.core.normalise import nearest
+    from policyd.errors import UnknownName
+
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in fleet.pools):
+            raise UnknownName(f"no pool is like {pattern!r}{nearest(pattern, fleet.pools)}")
+
+    def kept(pool: Pool) -> bool:
+        return not patterns or any(fnmatchcase(pool.id, pattern) for pattern in patterns)
+
+    return kept
+
+
+def _figures(rate: int | None, hourly: Path | None, request: DecisionRequest | None, otherwise: int) -> list[int]:
+    """The rates: the flag's, the file's, or those of the workload."""
+    if rate is not None:
+        return [rate]
+    if hourly is not None:
+        return _read_hourly(hourly)
+    if request is not None and request.workload.demand.hourly is not None:
+        return list(request.workload.demand.hourly)
+    return [otherwise]
+
+
+def _read_hourly(path: Path) -> list[int]:
+    """168 whole numbers. Raises ``RequestError`` with the line of what is none."""
+    from policyd.errors import Finding, RequestError
+
+    try:
+        with path.open("rb") as file:
+            content = file.read(HOURLY_MAX_BYTES + 1)
+        text = content.decode("ascii")
+    except OSError as error:
+        raise RequestError(f"{path} cannot be read: {error.strerror}", remedy="name a file that can be read") from None
+    except UnicodeDecodeError:
+        raise RequestError(f"{path} holds something else than numbers") from None
+    if len(content) > HOURLY_MAX_BYTES:
+        raise RequestError(f"{path} is larger than {HOURLY_MAX_BYTES} bytes")
+    words = [
+        (number, word) for number, line in enumerate(text.splitlines(), 1) for word in line.replace(",", " ").split()
+    ]
+    findings = [
+        Finding(f"{path}:{number}", f"{word[:40]!r} is no whole number of requests")
+        for number, word in words
+        if not (word.isdigit() and len(word) <= 10)
+    ]
+    if not findings and len(words) != 168:
+        findings = [Finding(str(path), f"{len(words)} figures: a week has 168 hours, Monday 00:00 first")]
+    if findings:
+        raise RequestError(f"{path} is no hourly profile", findings=findings[:20])
+    return [int(word) for _, word in words]
+
+
+def _permitted(settings: Settings, request: DecisionRequest) -> tuple[Normalised, set[str]]:
+    """The workload as normalised, and the pools that policies and entitlements permit to it. Nothing is recorded."""
+    import asyncio
+    from tempfile import TemporaryDirectory
+
+    from policyd.bootstrap import running
+    from policyd.errors import RequestError
+    from policyd.services.clock import now_us
+    from policyd.services.frames import Frames
+
+    async def asked(scratch: str) -> tuple[Normalised, set[str]]:
+        async with running(settings.model_copy(update={"data_dir": Path(scratch)})) as parts:
+            snapshot, (facts, _) = parts.snapshot, parts.facts.current()
+            framed = Frames().place(snapshot, request.workload, parts.principal, facts, now_us())
+            sheet = await parts.book.make(snapshot, framed.key, framed.normalised, framed.document(snapshot))
+        if not sheet.rows:
+            raise RequestError("the policies permit no pool to this workload", remedy="`policyd decide` says why")
+        return framed.normalised, {row.pool for row in sheet.rows}
+
+    with TemporaryDirectory(prefix="policyd-break-even-") as scratch:
+        return asyncio.run(asked(scratch))
+
+
+def _draw_picture(path: Path, report: Report, fleet: Fleet) -> None:
+    from policyd.cli import words
+    from policyd.errors import RequestError
+    from policyd.services.chart import picture
+
+    try:
+        path.write_text(picture(report, words.revision(fleet.commit, fleet.digest)), encoding="utf-8")
+    except OSError as error:
+        raise RequestError(f"{path} cannot be written: {error.strerror}", remedy="name another file") from None
+    say(f"drew {path}")
+
+
+def document(report: Report, fleet: Fleet) -> dict[str, Any]:
+    """The report as JSON values. Rates are mean requests per hour; None of a cost: too few GPUs."""
+    traffic = report.traffic
+    return {
+        "model": report.model,
+        "traffic": {
+            "requests_per_week": traffic.week_requests,
+            "peak_requests_per_hour": traffic.peak,
+            "input_tokens": traffic.input_tokens,
+            "output_tokens": traffic.output_tokens,
+        },
+        "hours_per_month": 730,
+        "compared_up_to_requests_per_hour": report.top_rate,
+        "pools": [_standing_json(entry) for entry in report.standings],
+        "crossings": [_crossing_json(crossing) for crossing in report.crossings],
+        "cheapest": [_range_json(found) for found in report.ranges],
+        "cheapest_with_paid_hardware": [_range_json(found) for found in report.ranges_paid],
+        "unpriced": [{"pool": pool.pool, "kind": pool.kind, "missing": pool.missing} for pool in report.unpriced],
+        "fleet": {"commit": fleet.commit, "digest": fleet.digest},
+    }
+
+
+def _standing_json(entry: Standing) -> dict[str, Any]:
+    line = entry.line
+    return {
+        "pool": line.pool,
+        "kind": line.kind,
+        "basis": line.basis,
+        "elastic": line.elastic,
+        "micro_usd_per_month": entry.month_micro_usd,
+        "micro_usd_per_request": entry.request_micro_usd,
+        "micro_usd_per_million_tokens": entry.micro_usd_per_million_tokens,
+        "utilisation_ppm": entry.utilisation_ppm,
+        "replicas": entry.replicas,
+        "gpus": entry.gpus,
+        "requests_per_hour_max": entry.rate_max,
+        "price_status": line.pricing.status,
+        "price_source": line.pricing.source,
+        "price_checked": line.pricing.checked,
+    }
+
+
+def _crossing_json(crossing: Crossing) -> dict[str, Any]:
+    return {
+        "cheaper": {"pool": crossing.cheaper.pool, "basis": crossing.cheaper.basis},
+        "dearer": {"pool": crossing.dearer.pool, "basis": crossing.dearer.basis},
+        "from_requests_per_hour": crossing.from_rate,
+        "for_good_from_requests_per_hour": crossing.for_good_rate,
+        "until_requests_per_hour": crossing.until_rate,
+        "utilisation_of": crossing.utilised.pool if crossing.utilised else None,
+        "utilisation_ppm": crossing.utilisation_ppm,
+    }
+
+
+def _range_json(found: Range) -> dict[str, Any]:
+    return {
+        "from_requests_per_hour": found.from_rate,
+        "to_requests_per_hour": found.to_rate,
+        "pool": found.line.pool if found.line else None,
+        "kind": found.line.kind if found.line else None,
+        "basis": found.line.basis if found.line else None,
+    }
+
+
+def _draw(report: Report, fleet: Fleet, limit: int, console: Console) -> None:
+    from policyd.cli import words
+    from policyd.cli.terminal import CAREFUL, QUIET, grid
+
+    traffic = report.traffic
+    rate = f"{traffic.week_requests // 168:,} requests an hour"
+    shape = rate if len(traffic.hours) == 1 else f"{rate} on average, {traffic.peak:,} in the busiest hour"
+    console.print(report.model, style="bold")
+    console.print(
+        f"{shape}; {traffic.input_tokens:,} tokens in, {traffic.output_tokens:,} out; a month has 730 hours\n"
+    )
+    loaded = [entry for entry in report.standings if entry.line.basis != "marginal"]
+    paid = [entry for entry in report.standings if entry.line.basis == "marginal"]
+    _draw_standings(loaded, limit, console)
+    if paid:
+        console.print("\nWhen the hardware is already paid: what its hours cost on top", style="bold")
+        _draw_standings(paid, min(limit, PAID_SHOWN), console)
+    for gap in report.unpriced:
+        console.print(f"{gap.pool} ({gap.kind}) has no cost: {gap.missing} is not known", style=CAREFUL)
+    console.print("\nWhere the best of each kind cross", style="bold")
+    _draw_crossings(report, console)
+    for title, ranges in (
+        ("\nCheapest, everything fully loaded", report.ranges),
+        ("\nCheapest, when the hardware is already paid", report.ranges_paid),
+    ):
+        console.print(title, style="bold")
+        table = grid(("requests/hour", "pool", "kind"), right=("requests/hour",), keep=("requests/hour",))
+        for found in ranges:
+            name, kind = (found.line.name, found.line.kind) if found.line else ("no pool has so many GPUs", "")
+            table.add_row(f"{found.from_rate:,} to {found.to_rate:,}", name, kind)
+        console.print(table)
+    console.print(f"fleet {words.revision(fleet.commit, fleet.digest)}; costs round up; * assumed price", style=QUIET)
+
+
+def _draw_standings(standings: Sequence[Standing], limit: int, console: Console) -> None:
+    from policyd.cli.terminal import QUIET, grid
+
+    columns = ("pool", "kind", "month", "per request", "per M tokens", "busy", "GPUs", "up to req/h", "price")
+    table = grid(columns, right=columns[2:8], keep=columns[2:8])
+    for entry in standings[:limit]:
+        table.add_row(*_row(entry))
+    console.print(table)
+    if len(standings) > limit:
+        console.print(f"{len(standings) - limit} more: --limit, or --output json", style=QUIET)
+
+
+def _row(entry: Standing) -> tuple[str, ...]:
+    from policyd.cli import words
+    from policyd.services.chart import percent
+
+    line = entry.line
+    fits = entry.month_micro_usd is not None
+    mark = "*" if line.pricing.status == "assumed" else ""
+    return (
+        line.pool,
+        line.kind,
+        words.usd(entry.month_micro_usd) if fits else "too few GPUs",
+        words.usd(entry.request_micro_usd) if fits else "",
+        words.usd(entry.micro_usd_per_million_tokens) if fits else "",
+        "" if entry.utilisation_ppm is None else percent(entry.utilisation_ppm),
+        "" if line.pricing.form == "tokens" else f"{entry.gpus:,}",
+        "" if entry.rate_max is None else f"{entry.rate_max:,}",
+        f"{line.pricing.status}{mark} {line.pricing.checked}",
+    )
+
+
+def _draw_crossings(report: Report, console: Console) -> None:
+    from policyd.services.chart import told
+
+    if not report.crossings:
+        console.print("None: the cheaper one is so at every rate that both can carry.")
+    for crossing in report.crossings:
+        console.print(told(crossing), soft_wrap=True)
