@@ -10,12 +10,15 @@ package placement.residency
 # METADATA
 # title: A location of the pool is outside the permitted countries
 deny contains violation if {
-	some aspect, countries in input.pool.locations
-	some country in countries
-	not country in input.workload.data.permitted_countries
+	count(foreign) > 0
+	outside := {aspect: found |
+		some aspect, countries in input.pool.locations
+		found := [country | some country in countries; country in foreign]
+		count(found) > 0
+	}
 	violation := {
 		"rule": "location_not_permitted",
-		"observed": {aspect: country},
+		"observed": outside,
 		"required": input.workload.data.permitted_countries,
 	}
 }
@@ -42,3 +45,8 @@ deny contains violation if {
 		"required": input.clock.date,
 	}
 }
+
+# Each country is looked up once, however many locations it stands for: the permitted list may name the whole world.
+foreign := {country | some country in places; not country in input.workload.data.permitted_countries}
+
+places := {country | some countries in input.pool.locations; some country in countries}

@@ -37,21 +37,23 @@ test_each_location_counts if {
 
 refused_for(aspect) if {
 	deny := denied(document({aspect: ["US"]}, "2027-01-31"))
-	deny == {{"rule": "location_not_permitted", "observed": {aspect: "US"}, "required": ["DE", "FR"]}}
+	deny == {{"rule": "location_not_permitted", "observed": {aspect: ["US"]}, "required": ["DE", "FR"]}}
 }
 
 test_one_country_of_several_is_enough if {
 	deny := denied(document({"support_access": ["DE", "IN"]}, "2027-01-31"))
-	{violation.observed | some violation in deny} == {{"support_access": "IN"}}
+	{violation.observed | some violation in deny} == {{"support_access": ["IN"]}}
 }
 
-test_each_country_is_reported if {
-	count(denied(document({"support_access": ["US", "IN"], "ingress": ["IE"]}, "2027-01-31"))) == 3
+test_each_country_is_reported_once_for_the_pool if {
+	deny := denied(document({"support_access": ["US", "IN"], "ingress": ["IE"]}, "2027-01-31"))
+	{violation.observed | some violation in deny} == {{"support_access": ["US", "IN"], "ingress": ["IE"]}}
 }
 
 test_nothing_permitted_refuses_everything if {
 	nothing := {"workload": {"data": {"permitted_countries": []}}}
-	count(denied(object.union(document({}, "2027-01-31"), nothing))) == 5
+	deny := denied(object.union(document({}, "2027-01-31"), nothing))
+	{violation.observed | some violation in deny} == {everywhere(["DE"])}
 }
 
 test_a_location_without_a_country_is_refused if {

@@ -46,12 +46,15 @@ deny contains violation if {
 #   remedy: choose a pool without this sub-processor, or have the provider exclude it by contract
 deny contains violation if {
 	classified
-	some processor in input.pool.sub_processors
-	some country in processor.countries
-	not country in input.workload.data.permitted_countries
+	outside := [{"name": processor.name, "countries": foreign} |
+		some processor in input.pool.sub_processors
+		foreign := [country | some country in processor.countries; not country in input.workload.data.permitted_countries]
+		count(foreign) > 0
+	]
+	count(outside) > 0
 	violation := {
 		"rule": "sub_processor_location_not_permitted",
-		"observed": {"sub_processor": processor.name, "country": country},
+		"observed": outside,
 		"required": input.workload.data.permitted_countries,
 	}
 }
@@ -60,13 +63,19 @@ classified if not open
 
 open if input.workload.data.classification in data.settings.sovereignty.open_classifications
 
-foreign contains {role: seat} if {
-	some role, seat in {"operator_seat": input.pool.operator.seat, "parent_seat": input.pool.operator.parent_seat}
-	not seat in input.tenant.permitted_seats
+foreign contains seats if {
+	seats := {role: seat |
+		some role, seat in {"operator_seat": input.pool.operator.seat, "parent_seat": input.pool.operator.parent_seat}
+		not seat in input.tenant.permitted_seats
+	}
+	count(seats) > 0
 }
 
-foreign contains {"sub_processor": processor.name, "seat": processor.seat} if {
+foreign contains {"sub_processors": seats} if {
 	classified
-	some processor in input.pool.sub_processors
-	not processor.seat in input.tenant.permitted_seats
+	seats := [{"name": processor.name, "seat": processor.seat} |
+		some processor in input.pool.sub_processors
+		not processor.seat in input.tenant.permitted_seats
+	]
+	count(seats) > 0
 }

@@ -44,7 +44,7 @@ test_foreign_parent_is_refused_for_good if {
 
 test_foreign_operator_is_refused if {
 	deny := denied(document("hard", "public", {"operator": {"seat": "US", "parent_seat": "US"}}))
-	{violation.observed | some violation in deny} == {{"operator_seat": "US"}, {"parent_seat": "US"}}
+	{violation.observed | some violation in deny} == {{"operator_seat": "US", "parent_seat": "US"}}
 }
 
 test_soft_control_can_be_waived if rules(document("soft", "confidential", american)) == {"foreign_control_soft"}
@@ -74,13 +74,13 @@ test_sub_processor_at_home_is_quiet if {
 test_sub_processor_seated_abroad_is_foreign_control if {
 	deny := denied(document("hard", "confidential", helpdesk("IN", ["DE"])))
 	{violation.rule | some violation in deny} == {"foreign_control"}
-	{violation.observed | some violation in deny} == {{"sub_processor": "Helpdesk", "seat": "IN"}}
+	{violation.observed | some violation in deny} == {{"sub_processors": [{"name": "Helpdesk", "seat": "IN"}]}}
 }
 
 test_sub_processor_working_abroad_is_refused_whatever_the_control if {
 	deny := denied(document("off", "confidential", helpdesk("IN", ["DE", "IN"])))
 	{violation.rule | some violation in deny} == {"sub_processor_location_not_permitted"}
-	{violation.observed | some violation in deny} == {{"sub_processor": "Helpdesk", "country": "IN"}}
+	{violation.observed | some violation in deny} == {[{"name": "Helpdesk", "countries": ["IN"]}]}
 }
 
 test_sub_processors_of_open_data_are_not_tested if {
