@@ -38,6 +38,7 @@ class Basis:
     workload: Workload
     terms: Terms
     date: str
+    casbin_digest: str
     may_place: Callable[[str], bool]
     may_view: Callable[[str], bool]
 
@@ -73,6 +74,7 @@ def assemble(basis: Basis, view: ClassView, answers: Mapping[Question, Answer], 
             "policy": basis.policies.digest,
             "fleet": basis.fleet.digest,
             "engine": basis.policies.engine,
+            "casbin": basis.casbin_digest,
         },
         reads_clock=reads_clock,
         failed=failed,

@@ -70,6 +70,8 @@ class Sheet:
     hidden_total: int
     reads_clock: bool
     failed: bool
+    header: Mapping[str, Any] = field(compare=False)
+    """What the sheet was made from: digests of policy, fleet and entitlements, the engine, the key of its class."""
     shown_refused: tuple[tuple[str, orjson.Fragment], ...] = field(default=(), compare=False)
     """The refused pools that the tenant may see, each encoded once, in order of pool id."""
     lanes: tuple[Lane, ...] = field(default=(), compare=False)
@@ -159,6 +161,7 @@ def seal(
         hidden_total=sum(entry.hidden for entry in refused),
         reads_clock=reads_clock,
         failed=failed,
+        header=header,
         shown_refused=tuple(
             (entry.pool, _shown(entry.pool, [violations[number] for number in numbers]))
             for entry, numbers in zip(refused, encoded, strict=True)

@@ -108,15 +108,14 @@ def answer_json(made: Made, audit: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def entry_of(made: Made) -> Entry:
-    """The log entry of a decision. See ``audit.record`` for the fields."""
+    """The log entry of a decision. See ``audit.record`` for the fields; what is null or empty is left out."""
     decision, workload, revisions = made.decision, made.workload, made.revisions
     returned = decision.ranked[: made.options.limit]
     body = {
         "v": RECORD_VERSION,
-        "kind": "decision",
         "id": made.id,
         "time": rfc3339(made.time_us),
-        "valid_until": rfc3339(made.valid_until_us),
+        "valid_us": made.valid_until_us - made.time_us,
         "principal": made.principal,
         "request_id": made.request_id,
         "mode": made.mode,
@@ -128,12 +127,11 @@ def entry_of(made: Made) -> Entry:
         "ranked_total": len(decision.ranked),
         "refused_now": [[row.pool, violation["rule"]] for row, violation in decision.refused[:LISTED_MAX]],
         "refused_now_total": len(decision.refused),
-        "obligations": [{"name": o["name"], "value": o["value"]} for o in obligations_json(returned, workload)],
+        "obligations": sorted({o["name"] for o in obligations_json(returned, workload)}),
         "sheet": made.sheet.digest,
         "facts": made.facts.digest,
-        "policy": [revisions.policy_commit, revisions.policy_digest, revisions.engine],
+        "policy": [revisions.policy_commit, revisions.policy_digest],
         "fleet": [revisions.fleet_commit, revisions.fleet_digest],
-        "casbin": revisions.casbin_digest,
     }
     first = returned[0].row if returned else None
     terms: list[Term] = [("data_source", name) for name in workload.sources]
@@ -153,7 +151,13 @@ def entry_of(made: Made) -> Entry:
         request_id=made.request_id,
         sheet=made.sheet.digest,
     )
-    return Entry("decision", made.id, made.time_us, encode(body, os.urandom(16)), search, tuple(dict.fromkeys(terms)))
+    encoded = encode(_without_empty(body), os.urandom(16))
+    return Entry("decision", made.id, made.time_us, encoded, search, tuple(dict.fromkeys(terms)))
+
+
+def _without_empty(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Without null, false, zero and empty values, which is what an absent field reads as."""
+    return {name: value for name, value in fields.items() if value}
 
 
 def _scope(workload: Workload) -> dict[str, str]:
@@ -174,27 +178,33 @@ def workload_record(workload: Workload) -> dict[str, Any]:
     countries = workload.permitted_countries
     written = "WORLD" if len(countries) == len(COUNTRIES) else " ".join(countries)
     document["data"] = {**document["data"], "residency": written}
-    return document
+    sections = {name: _without_empty(value) for name, value in document.items() if isinstance(value, dict)}
+    return _without_empty({**document, **sections})
 
 
 def workload_from_record(document: Mapping[str, Any]) -> Workload:
     """The workload that ``workload_record`` wrote."""
     flat = {key: value for key, value in document.items() if not isinstance(value, dict)}
-    data, resources = document["data"], document["resources"]
-    written = data["residency"]
+    data, resources, demand = (document.get(name, {}) for name in ("data", "resources", "demand"))
+    profile = document["profile"]
+    written = data.get("residency", "")
     return Workload(
         **flat,
-        **document["profile"],
-        **document["demand"],
+        **{name: profile[name] for name in ("urgency", "traffic", "task")},
+        memory_bound=profile.get("memory_bound", False),
+        **{name: demand.get(name, 0) for name in _DEMAND},
         classification=data["classification"],
-        categories=tuple(data["categories"]),
+        categories=tuple(data.get("categories", ())),
         permitted_countries=tuple(sorted(COUNTRIES) if written == "WORLD" else written.split()),
-        sources=tuple(data["sources"]),
-        accelerators=tuple(resources["accelerators"]),
-        gpu_count=resources["gpu_count"],
-        gpu_memory_gib=resources["gpu_memory_gib"],
-        labels=tuple(sorted(document["labels"].items())),
+        sources=tuple(data.get("sources", ())),
+        accelerators=tuple(resources.get("accelerators", ())),
+        gpu_count=resources.get("gpu_count", 0),
+        gpu_memory_gib=resources.get("gpu_memory_gib", 0),
+        labels=tuple(sorted(document.get("labels", {}).items())),
     )
+
+
+_DEMAND: Final = ("input_tokens", "max_output_tokens", "requests_per_hour", "duration_hours")
 
 
 def sheet_blob(sheet: Sheet) -> Blob:

@@ -16,11 +16,10 @@ import orjson
 from audit.query import Record
 from policyd.core.decide import decide
 from policyd.core.facts import facts_from_json
-from policyd.core.sheet import sheet_from_content
+from policyd.core.sheet import Sheet, sheet_from_content
 from policyd.core.workload import DecisionOptions
 from policyd.errors import AuditError, NotFound
 from policyd.services.answers import LISTED_MAX, Made, Revisions, answer_json, workload_from_record
-from policyd.services.clock import from_rfc3339
 
 
 class Blobs(Protocol):
@@ -62,14 +61,14 @@ async def replay(log: Blobs, origin: str, entry_id: str) -> Replayed:
     made = Made(
         id=body["id"],
         time_us=record.time_us,
-        valid_until_us=from_rfc3339(body["valid_until"]),
+        valid_until_us=record.time_us + body["valid_us"],
         principal=body["principal"],
         request_id=body["request_id"],
         workload=workload,
         options=DecisionOptions(limit=body["limit"]),
         sheet=sheet,
         facts=facts,
-        revisions=_revisions(body),
+        revisions=_revisions(body, sheet),
         decision=decide(workload, sheet, facts),
         mode=body["mode"],
     )
@@ -77,16 +76,26 @@ async def replay(log: Blobs, origin: str, entry_id: str) -> Replayed:
     return Replayed(record, body, made, origin)
 
 
-def _revisions(body: dict[str, Any]) -> Revisions:
-    policy_commit, policy_digest, engine = body["policy"]
+def _revisions(body: dict[str, Any], sheet: Sheet) -> Revisions:
+    policy_commit, policy_digest = body["policy"]
     fleet_commit, fleet_digest = body["fleet"]
-    return Revisions(policy_commit, policy_digest, engine, fleet_commit, fleet_digest, body["casbin"])
+    engine, casbin = sheet.header["engine"], sheet.header["casbin"]
+    return Revisions(policy_commit, policy_digest, engine, fleet_commit, fleet_digest, casbin)
+
+
+def sheet_revisions(sheet: Sheet) -> tuple[str, str]:
+    """The digests of the policies and the fleet that a sheet was made from."""
+    return sheet.header["policy"], sheet.header["fleet"]
 
 
 def _compare(body: dict[str, Any], made: Made) -> None:
     """Raise ``AuditError`` unless the replay says what the record says."""
     listed = made.decision.ranked[: made.options.limit][:LISTED_MAX]
-    recorded = (body["sheet"], body["outcome"], body["denied_by"], body["ranked"], body["ranked_total"])
+    revisions = (sheet_revisions(made.sheet), (body["policy"][1], body["fleet"][1]))
+    if revisions[0] != revisions[1]:
+        raise AuditError(f"decision {body['id']} names other revisions than its sheet: {revisions[1]}, {revisions[0]}")
+    ranked, total = body.get("ranked", []), body.get("ranked_total", 0)
+    recorded = (body["sheet"], body["outcome"], body.get("denied_by"), ranked, total)
     replayed = (
         made.sheet.digest,
         made.decision.outcome,

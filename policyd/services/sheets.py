@@ -190,6 +190,7 @@ def basis_of(snapshot: Snapshot, normalised: Normalised, document: Mapping[str, 
         workload=normalised.workload,
         terms=normalised.terms,
         date=document["clock"]["date"],
+        casbin_digest=snapshot.entitlements.digest,
         may_place=lambda group: permits(subject, tenant, group, "place"),
         may_view=lambda group: permits(subject, tenant, group, "view"),
     )
