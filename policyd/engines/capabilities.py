@@ -17,10 +17,10 @@ ARITY: Final[dict[str, int]] = {
     "plus": 2, "minus": 2, "mul": 2, "div": 2, "rem": 2, "abs": 1, "ceil": 1, "floor": 1, "round": 1,
     "numbers.range": 2, "numbers.range_step": 3,
     # Collections.
-    "count": 1, "sum": 1, "product": 1, "max": 1, "min": 1, "sort": 1,
+    "count": 1, "sum": 1, "product": 1, "sort": 1,
     "array.concat": 2, "array.slice": 3, "array.reverse": 1,
     "and": 2, "or": 2, "intersection": 1, "union": 1,
-    "object.get": 3, "object.keys": 1, "object.remove": 2, "object.filter": 2, "object.subset": 2,
+    "object.get": 3, "object.keys": 1, "object.remove": 2, "object.filter": 2,
     # Text.
     "contains": 2, "startswith": 2, "endswith": 2, "split": 2, "substring": 3,
     "trim": 2, "trim_left": 2, "trim_right": 2, "trim_prefix": 2, "trim_suffix": 2, "trim_space": 1,
@@ -48,6 +48,9 @@ _REASONS: Final = {
     "concat": "the engines order sets differently; give the values as observed and required",
     "object.union": "the engines differ on nested objects",
     "regex.match": "the engines differ beyond ASCII; use glob.match, startswith or endswith",
+    "max": "the engines differ on empty collections; compare every element",
+    "min": "the engines differ on empty collections; compare every element",
+    "object.subset": "the engines differ on wrong types; compare the fields",
     "replace": "one engine does not end on an empty text",
     "indexof": "the engines differ on empty texts; use contains, startswith or endswith",
     "walk": "it reads documents whole; name the fields",
