@@ -35,6 +35,8 @@ ORDERED = [*NUMBERS, ["a", "b"], ["b", "a"], ["a", "a"], ["Z", "a"], ["a", "ä"]
 LISTS: list[Any] = [[1, 2, 3], [], [3, 1, 2], [2, 2], ["b", "a"], [-1, 0]]
 ANYTHING: list[Any] = [1, 0, "", "a", True, False, None, [], [1], {}, {"a": 1}, {"a": None}]
 COLLECTIONS: list[Any] = [[1, "a", None], [], {"k": 1, "l": "a"}, {}]
+REMOVALS: list[Any] = [[{"a": 1, "b": 2}, ["a", "z"]], [{}, ["a"]], [{"a": 1}, []]]
+AFFIXES: list[Any] = [["abc", ["a", "c"]], ["abc", []], [["abc", "x"], "a"], ["abc", "z"]]
 
 GOOD: dict[str, list[list[Any]]] = {
     **{key: [[a, b] for a in ANYTHING for b in ANYTHING] for key in ("eq", "equal", "neq")},
