@@ -5,6 +5,7 @@ Rules: pure; numbers come from the decision, never anew from a fleet; a sentence
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from policyd.core.cost import Pricing, cost_micro_usd
 from policyd.core.decide import Decision
 from policyd.core.sheet import Refused, Sheet
 from policyd.core.workload import Workload
+from policyd.errors import RequestError
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +40,12 @@ class Forgone:
 def forgone(workload: Workload, sheet: Sheet, decision: Decision) -> list[Forgone]:
     """Refused pools that the tenant may see and that have a price, cheapest first, against the first choice."""
     chosen = decision.ranked[0].cost_micro_usd if decision.ranked else None
-    found = [
-        _forgone(entry, entry.pricing, workload, chosen)
-        for entry in sheet.refused
-        if entry.pricing is not None and not entry.hidden
-    ]
+    found = []
+    for entry in sheet.refused:
+        if entry.pricing is None or entry.hidden:
+            continue
+        with suppress(RequestError):  # costs more than any number here may say, so nothing was forgone
+            found.append(_forgone(entry, entry.pricing, workload, chosen))
     return sorted(found, key=lambda entry: (entry.micro_usd, entry.pool))
 
 
