@@ -29,6 +29,7 @@ from __future__ import annotations
 from dataclasses import astuple, dataclass, replace
 from decimal import Decimal
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any, Final
 
 from policyd.core.fleet import Fleet
@@ -189,6 +190,7 @@ def _gpu_pricing(
     return at_hourly_rate(pricing, hour)
 
 
+@lru_cache(maxsize=4_096)
 def at_hourly_rate(pricing: Pricing, hour_nano: int) -> Pricing:
     """The same pricing of the ``gpu`` form at another rate per GPU-hour; token rates follow from it."""
     replica_second = hour_nano * pricing.gpus * _MTOK
