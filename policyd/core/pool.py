@@ -149,6 +149,11 @@ class Price(Declared):
                 raise ValueError("a price per million_tokens has `input` and `output`, and no `amount`")
         elif self.amount is None or self.input is not None or self.output is not None:
             raise ValueError(f"a price per {self.unit} has `amount`, and neither `input` nor `output`")
+        if (self.unit == "instance_hour") != ("gpus_per_instance" in self.model_fields_set):
+            raise ValueError("`gpus_per_instance` belongs to a price per instance_hour, and to no other")
+        for rate, size in (("vcpu_second", "vcpus"), ("gib_second", "ram_gib")):
+            if (rate in self.model_fields_set) != (size in self.model_fields_set):
+                raise ValueError(f"`{rate}` and `{size}` stand together or not at all")
         return self
 
 

@@ -147,6 +147,25 @@ def test_money_must_be_exact() -> None:
     assert fleet(POOL + price % "'88.49'").pools["one"].price is not None
 
 
+@pytest.mark.parametrize(
+    ("price", "message"),
+    [
+        ("unit: gpu_hour, input: '1', output: '1'", "a price per gpu_hour has `amount`"),
+        ("unit: million_tokens, amount: '1'", "a price per million_tokens has `input` and `output`"),
+        ("unit: instance_hour, amount: '88'", "`gpus_per_instance` belongs to a price per instance_hour"),
+        (
+            "unit: gpu_hour, amount: '88', gpus_per_instance: 8",
+            "`gpus_per_instance` belongs to a price per instance_hour",
+        ),
+        ("unit: gpu_second, amount: '1', vcpus: 8", "`vcpu_second` and `vcpus` stand together"),
+        ("unit: gpu_second, amount: '1', gib_second: '0.1'", "`gib_second` and `ram_gib` stand together"),
+    ],
+)
+def test_prices_state_what_their_unit_needs(price: str, message: str) -> None:
+    (line,) = told(POOL + f"    price: {{{price}, status: list, source: s, checked: 2026-07-01}}\n")
+    assert line.startswith(f"f.yaml:7: `pools[one].price`: {message}")
+
+
 def test_dates_are_dates() -> None:
     evidence = "    evidence: {checked: %s}\n"
     assert str(fleet(POOL + evidence % "2026-07-01").pools["one"].evidence.checked) == "2026-07-01"
