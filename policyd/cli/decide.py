@@ -1,0 +1,112 @@
+"""``policyd decide``: one decision, here or by a running server; either way it is in the log before it is printed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from policyd.cli.options import (
+    ConfigFlag,
+    DataDirFlag,
+    EngineFlag,
+    FactsFlag,
+    FleetFlag,
+    OutputFlag,
+    PoliciesFlag,
+    ServerFlag,
+    settings_of,
+)
+from policyd.cli.terminal import Output, emit_bytes, say
+
+if TYPE_CHECKING:
+    from policyd.cli.decision_tables import Told
+    from policyd.core.workload import DecisionRequest
+    from policyd.settings import Settings
+
+
+def decide(
+    file: Annotated[str, typer.Argument(metavar="FILE|-", help="Workload file, YAML or JSON; - reads stdin.")],
+    output: OutputFlag = Output.TABLE,
+    limit: Annotated[int | None, typer.Option(min=1, max=1_000, help="Ranked pools to return.")] = None,
+    server: ServerFlag = None,
+    data_dir: DataDirFlag = None,
+    fleet: FleetFlag = None,
+    policies: PoliciesFlag = None,
+    engine: EngineFlag = None,
+    facts: FactsFlag = None,
+    config: ConfigFlag = None,
+) -> None:
+    """Decide where a workload may run: ranked pools, refused pools, and why. Exit code 3 is a deny.
+
+    Without a server it decides here and writes the log of --data-dir; beside a running one it asks that.
+
+    Example: policyd decide examples/workloads/eu-bank-chat.yaml
+    """
+    from policyd.cli.workload_files import read_request
+
+    request = read_request(file)
+    if limit is not None:
+        request = request.model_copy(update={"options": request.options.model_copy(update={"limit": limit})})
+    flags: dict[str, Path | str | None] = {"fleet": fleet, "policies": policies, "engine": engine, "facts": facts}
+    settings = settings_of(config, data_dir=data_dir, **flags)
+    address = server or _running_beside(settings)
+    if address is None:
+        body, told = _decide_here(settings, request)
+    else:
+        _refuse_flags(address, flags)
+        body, told = _ask(address, request)
+    _show(body, told, output)
+    raise typer.Exit(0 if told.answer["outcome"] == "allow" else 3)
+
+
+def _running_beside(settings: Settings) -> str | None:
+    from policyd.services.data_directory import DataDirectory
+
+    address = DataDirectory(settings.data_dir).announced()
+    if address is not None:
+        say(f"asking the server at {address}, which runs on {settings.data_dir}")
+    return address
+
+
+def _refuse_flags(address: str, flags: dict[str, Path | str | None]) -> None:
+    given = [f"--{name}" for name, flag in flags.items() if flag is not None]
+    if given:
+        raise typer.BadParameter(
+            f"{', '.join(given)}: the server at {address} decides on its own; `policyd simulate` tries another, "
+            "or name another --data-dir"
+        )
+
+
+def _decide_here(settings: Settings, request: DecisionRequest) -> tuple[bytes, Told]:
+    import asyncio
+
+    import orjson
+
+    from policyd.bootstrap import running
+    from policyd.cli.decision_tables import told_of
+    from policyd.services.clock import now_us, uuid7
+
+    async def once() -> tuple[bytes, Told]:
+        async with running(settings) as parts:
+            answered = await parts.decisions.decide(request, parts.principal, uuid7(now_us()))
+        return answered.body, told_of(answered.made, orjson.loads(answered.body))
+
+    return asyncio.run(once())
+
+
+def _ask(address: str, request: DecisionRequest) -> tuple[bytes, Told]:
+    import orjson
+
+    from policyd.cli.servers import Server, told_by
+
+    server = Server(address)
+    body = server.decide(orjson.dumps(request.model_dump(mode="json", exclude_none=True)))
+    return body, told_by(server, orjson.loads(body))
+
+
+def _show(body: bytes, told: Told, output: Output) -> None:
+    from policyd.cli.decision_tables import draw
+
+    emit_bytes(body, output, lambda console: draw(told, console))

@@ -1,0 +1,94 @@
+"""The ``policyd`` command: which commands there are, and how each of them ends.
+
+Rules: this module imports no part of the product that a command may not need, so that ``--help`` and a typing mistake
+answer at once; every command ends with an exit code of ``policyd.cli.failures``.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from policyd.cli import audit, config, decide, demo, doctor, explain, failures, fleet, policy, pool, serve, simulate
+from policyd.errors import PolicydError
+
+app = typer.Typer(
+    name="policyd",
+    help="Decides on which GPU pools an inference workload may run, in what order and why, and keeps the evidence.",
+    epilog="Exit codes: 0 done or allow · 1 failure · 2 usage · 3 deny, or findings · 4 audit verification failed.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(decide.decide)
+app.command()(explain.explain)
+app.command()(simulate.simulate)
+app.command()(serve.serve)
+app.command()(demo.demo)
+app.command()(doctor.doctor)
+app.add_typer(pool.app)
+app.add_typer(fleet.app)
+app.add_typer(policy.app)
+app.add_typer(audit.app)
+app.add_typer(config.app)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"policyd {version('policyd')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """Flags that stand before any command."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and give its exit code; prints what went wrong, and lets no exception out."""
+    try:
+        ended = app(list(arguments), prog_name="policyd", standalone_mode=False)
+        sys.stdout.flush()
+        return ended if isinstance(ended, int) else failures.DONE
+    except PolicydError as error:
+        return failures.tell(error)
+    except typer.TyperException as error:
+        return failures.tell_usage(error)
+    except (KeyboardInterrupt, typer.Abort):
+        return failures.INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output has gone (`policyd … | head`): nothing is left to say to it.
+        sys.stdout = open("/dev/null", "w")  # noqa: SIM115 - replaces the dead stream until the process ends
+        return failures.DONE
+    except BaseExceptionGroup as group:
+        return _tell_group(group)
+    except Exception as error:  # noqa: BLE001 - the last line of defence: a person never sees a trace by accident
+        return failures.tell_unexpected(error)
+
+
+def _tell_group(group: BaseExceptionGroup[BaseException]) -> int:
+    """A group of failed tasks is told by its first error of policyd, when there is one."""
+    ours = group.subgroup(PolicydError)
+    first: BaseException | None = ours
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return failures.tell(first) if isinstance(first, PolicydError) else failures.tell_unexpected(group)
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""``policyd serve``: the HTTP service, until it is told to stop."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from policyd.cli.options import (
+    ConfigFlag,
+    DataDirFlag,
+    EngineFlag,
+    FactsFlag,
+    FleetFlag,
+    PoliciesFlag,
+    settings_of,
+)
+from policyd.cli.terminal import say
+
+if TYPE_CHECKING:
+    from policyd.settings import Settings
+
+
+def serve(
+    host: Annotated[str | None, typer.Option("--host", help="Address to listen on; loopback only.")] = None,
+    port: Annotated[int | None, typer.Option("--port", min=0, max=65_535, help="Port; 0 takes a free one.")] = None,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="API processes.")] = None,
+    data_dir: DataDirFlag = None,
+    fleet: FleetFlag = None,
+    policies: PoliciesFlag = None,
+    engine: EngineFlag = None,
+    facts: FactsFlag = None,
+    config: ConfigFlag = None,
+) -> None:
+    """Serve decisions over HTTP. Prints one line with the address when it is ready; ends in order on SIGTERM.
+
+    Example: policyd serve --port 8470 --data-dir /var/lib/policyd
+    """
+    import asyncio
+
+    settings = settings_of(
+        config,
+        host=host,
+        port=port,
+        workers=workers,
+        data_dir=data_dir,
+        fleet=fleet,
+        policies=policies,
+        engine=engine,
+        facts=facts,
+    )
+    asyncio.run(_serve(settings))
+
+
+async def _serve(settings: Settings) -> None:
+    from policyd.api import server
+    from policyd.bootstrap import running
+
+    async with running(settings) as parts:
+        say(
+            f"policyd on {settings.data_dir}: policies {parts.snapshot.policies.digest[:19]}, "
+            f"fleet {parts.snapshot.fleet.digest[:19]}, {parts.engine.name}",
+            f"no authentication is configured: whoever reaches this loopback address is {parts.principal.name!r}, who "
+            "decides, simulates and reads for every tenant, and never approves, activates or erases",
+        )
+        await server.serve(parts, settings, _ready)
+
+
+def _ready(address: str) -> None:
+    """One line on stdout, when requests are answered: what a script waits for."""
+    print(f"policyd is ready at {address}", flush=True)
