@@ -403,8 +403,8 @@ class Curves:
 def significant_rates(top_rate: int, digits: int) -> list[int]:
     """All integers from 1 of at most so many significant digits up to ``top_rate``, and ``top_rate`` itself."""
     rates, unit = list(range(1, min(10**digits, top_rate + 1))), 10
-    while rates[-1] + unit <= top_rate:
-        rates.extend(range(10 ** (digits - 1) * unit, min(10**digits * unit, top_rate + 1), unit))
+    while (first := 10 ** (digits - 1) * unit) <= top_rate:
+        rates.extend(range(first, min(10 * first, top_rate + 1), unit))
         unit *= 10
     return rates if rates[-1] == top_rate else [*rates, top_rate]
 
