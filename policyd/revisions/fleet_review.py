@@ -66,10 +66,11 @@ def _unknown(pool: Pool, at: str, fleet: Fleet) -> Iterator[Finding]:
 
 def _assumed(pool: Pool, at: str) -> Iterator[Finding]:
     if pool.price is not None and pool.price.status == "assumed":
-        yield Finding(f"{at}.price", f"assumed: {pool.price.source}")
-    for offering in pool.offerings:
-        if offering.price is not None and offering.price.status == "assumed":
-            yield Finding(f"{at}.offerings.{offering.model}.price", f"assumed: {offering.price.source}")
+        yield Finding(f"{at}.price", f"has status assumed ({pool.price.source})")
+    prices = [offering.price for offering in pool.offerings if offering.price is not None]
+    assumed = [price.source for price in prices if price.status == "assumed"]
+    if assumed:
+        yield Finding(f"{at}.offerings", f"{len(assumed)} of {len(prices)} prices have status assumed ({assumed[0]})")
 
 
 def _versions(pool: Pool, at: str, fleet: Fleet) -> Iterator[Finding]:

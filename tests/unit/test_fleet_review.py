@@ -144,7 +144,13 @@ def test_a_committed_pool_needs_its_commitment() -> None:
 
 
 def test_assumed_prices_are_said() -> None:
-    assert said(COMPLETE.replace("status: list", "status: assumed")) == ["pools.one.price: assumed: s"]
+    assert said(COMPLETE.replace("status: list", "status: assumed")) == ["pools.one.price: has status assumed (s)"]
+    own = (
+        "        gpus: 1\n        price: {unit: gpu_hour, amount: 3, status: assumed, source: q, checked: 2026-07-01}\n"
+    )
+    assert said(COMPLETE.replace("        gpus: 1\n", own)) == [
+        "pools.one.offerings: 1 of 1 prices have status assumed (q)"
+    ]
 
 
 def test_what_nobody_uses() -> None:
