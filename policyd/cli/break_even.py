@@ -314,7 +314,7 @@ def _draw_standings(standings: Sequence[Standing], limit: int, console: Console)
     from policyd.cli.terminal import QUIET, grid
 
     columns = ("pool", "kind", "month", "per request", "per M tokens", "busy", "GPUs", "up to req/h", "price")
-    table = grid(columns, right=columns[2:8], keep=columns[2:8])
+    table = grid(columns, right=columns[2:8], keep=columns[:8])
     for entry in standings[:limit]:
         table.add_row(*_row(entry))
     console.print(table)
