@@ -191,7 +191,10 @@ def opa_unshared(binary: str, snapshot: Snapshot, framed: Framed) -> float:
     """Median evaluation time in ms, by OPA's own timer, of every package over every pool in one query."""
     driver = """package driver
 
-results := [verdicts | some side in input.pools; verdicts := data.placement with input as object.union(input.class, side)]
+results := [verdicts |
+	some side in input.pools
+	verdicts := data.placement with input as object.union(input.class, side)
+]
 """
     with tempfile.TemporaryDirectory() as scratch:
         Path(scratch, "driver.rego").write_text(driver)
@@ -283,7 +286,7 @@ async def weight(scratch: Path) -> None:
         asked = DecisionRequest(workload=request("eu-bank", input_tokens=500))
         await up.decisions.decide(asked, LOCAL, "warm")
         database = up.directory.log_path
-        before, count = size_of(database), 20_000
+        before, count = size_of(database), 20_000  # the write-ahead log is folded in when the service closes
 
         async def caller(number: int) -> None:
             for turn in range(count // 64):
@@ -292,7 +295,7 @@ async def weight(scratch: Path) -> None:
         begin = time.perf_counter()
         await asyncio.gather(*(caller(number) for number in range(64)))
         rate = count / (time.perf_counter() - begin)
-        stored = (size_of(database) - before) / count
+    stored = (size_of(database) - before) / count
     say("decisions, whole service in process, 64 in flight, durable", f"{rate:.0f}/s", "")
     say("bytes stored per decision", f"{stored:.0f}", "<= 2048")
 

@@ -20,7 +20,6 @@ from policyd.core.normalise import Principal
 from policyd.core.snapshot import Permits, Snapshot
 from policyd.engines.embedded import EmbeddedEngine
 from policyd.engines.entitlements import CasbinEntitlements
-from policyd.engines.opa import OpaEngine
 from policyd.errors import ConfigError
 from policyd.ports import Engine, FactSource
 from policyd.revisions.fleet_files import load_fleet
@@ -93,6 +92,9 @@ def make_engine(settings: EngineSettings) -> Engine:
     """The engine that the settings name; not started yet. Raises ``ConfigError`` when a secret file cannot be read."""
     if settings.kind == "embedded":
         return EmbeddedEngine(settings.workers)
+    # Imported here because its HTTP client takes a quarter of a second and 15 MB that the embedded engine does without.
+    from policyd.engines.opa import OpaEngine
+
     if settings.opa_url is not None:
         return OpaEngine.at_url(settings.opa_url, token=_secret(settings.opa_token_file))
     return OpaEngine.child(os.environ.get("POLICYD_OPA_BINARY", settings.opa_binary))
