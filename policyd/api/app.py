@@ -26,11 +26,10 @@ def create_app(running: Parts) -> FastAPI:
     app = FastAPI(title="policyd", docs_url=None, redoc_url=None, redirect_slashes=False)
     readiness = Readiness(running)
     app.state.readiness = readiness
-    app.include_router(decision_router(running))
-    app.include_router(fleet_router(running))
-    app.include_router(health_router(readiness))
-    app.include_router(problems.page_router())
-    problems.install(app)
+    routers = [decision_router(running), fleet_router(running), health_router(readiness), problems.page_router()]
+    for router in routers:
+        app.include_router(router)
+    problems.install(app, routers)
     app.add_middleware(Gate, limits=running.settings.api)
 
     def openapi() -> dict[str, Any]:

@@ -5,7 +5,8 @@
             └─ too long or not HTTP: a problem document, then closed
 
 Rules: the time for a head runs from the first moment that nothing is being answered, so that a byte now and then buys
-no more; what the parser refuses gets the same problem documents as everything else.
+no more, and it also bounds the rest of a body that nobody reads; what the parser refuses gets the same problem
+documents as everything else.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class GuardedConnection(HttpToolsProtocol):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._head_bytes = 0
+        self._in_body = False
         self._head_timer: asyncio.TimerHandle | None = None
         self._refusal: PolicydError | None = None
 
@@ -51,6 +53,9 @@ class GuardedConnection(HttpToolsProtocol):
             return
         if self._head_timer is None:
             self._expect_head()
+        if self._in_body:
+            # The rest of a request that was answered before all of it came; it is thrown away, and not for ever.
+            return
         self._head_bytes += len(data)
         if self._head_bytes > HEAD_MAX_BYTES:
             self._refusal = _too_long()
@@ -69,7 +74,13 @@ class GuardedConnection(HttpToolsProtocol):
             raise ValueError("the head is too long")
         super().on_headers_complete()
         self._head_bytes = 0
+        self._in_body = True
         self._stop_timer()
+
+    def on_message_complete(self) -> None:
+        """The next byte begins another head."""
+        self._in_body = False
+        super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
         """What the parser, or this class, does not take: a problem document, and the end of the connection."""

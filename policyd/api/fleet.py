@@ -6,8 +6,7 @@ is named by the revision's digest (``ETag``), so that asking again costs nothing
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -25,12 +24,13 @@ from policyd.errors import NotFound
 def fleet_router(parts: Parts) -> APIRouter:
     """The routes of the fleet."""
     router = APIRouter(prefix="/v1", tags=["fleet"])
+    encoded_pools, encoded_models = _Encoded(pool_items), _Encoded(model_items)
 
     @router.get("/pools", summary="The pools of the fleet", **POOLS)
     async def pools(request: Request) -> Response:
         """Every pool with its declared facts, in order of id."""
         fleet = parts.snapshot.fleet
-        return _page(request, fleet, "pools", pool_items(fleet))
+        return _page(request, fleet, "pools", encoded_pools.of(fleet))
 
     @router.get("/pools/{id:path}", summary="One pool", **POOL)
     async def pool(id: str, request: Request) -> Response:
@@ -46,7 +46,7 @@ def fleet_router(parts: Parts) -> APIRouter:
     async def models(request: Request) -> Response:
         """Every version of every model: one item each, newest version first."""
         fleet = parts.snapshot.fleet
-        return _page(request, fleet, "models", model_items(fleet))
+        return _page(request, fleet, "models", encoded_models.of(fleet))
 
     @router.get("/fleet", summary="The fleet revision in force", **FLEET)
     async def whole(request: Request) -> Response:
@@ -63,15 +63,30 @@ def revision(fleet: Fleet) -> dict[str, str | None]:
     return {"commit": fleet.commit, "digest": fleet.digest}
 
 
-@lru_cache(maxsize=2)
-def pool_items(fleet: Fleet) -> tuple[orjson.Fragment, ...]:
-    """Each pool of a fleet, encoded once."""
+Items = tuple[orjson.Fragment, ...]
+
+
+class _Encoded:
+    """The items of the fleet in force, encoded once a revision."""
+
+    def __init__(self, encode: Callable[[Fleet], Items]) -> None:
+        self._encode = encode
+        self._held: tuple[str, Items] = ("", ())
+
+    def of(self, fleet: Fleet) -> Items:
+        """The items of this fleet."""
+        if self._held[0] != fleet.digest:
+            self._held = (fleet.digest, self._encode(fleet))
+        return self._held[1]
+
+
+def pool_items(fleet: Fleet) -> Items:
+    """Each pool of a fleet, in order of id."""
     return tuple(orjson.Fragment(orjson.dumps(pool.model_dump(mode="json"))) for pool in fleet.pools.values())
 
 
-@lru_cache(maxsize=2)
-def model_items(fleet: Fleet) -> tuple[orjson.Fragment, ...]:
-    """Each version of each model of a fleet, encoded once."""
+def model_items(fleet: Fleet) -> Items:
+    """Each version of each model of a fleet."""
     found = ((fleet.models[name], version) for name in sorted(fleet.models) for version in fleet.models[name].versions)
     return tuple(orjson.Fragment(orjson.dumps(_model_json(model, version))) for model, version in found)
 
@@ -100,7 +115,7 @@ def _tenant_json(tenant: Tenant) -> dict[str, Any]:
     return tenant.model_dump(mode="json", include=kept)
 
 
-def _page(request: Request, fleet: Fleet, name: str, items: Sequence[orjson.Fragment]) -> Response:
+def _page(request: Request, fleet: Fleet, name: str, items: Items) -> Response:
     found = parameters(request, ("cursor", "limit"))
     limit = limit_of(found)
     bound_to = f"{name} {fleet.digest[-32:]}"

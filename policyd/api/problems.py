@@ -7,7 +7,7 @@ path that this server answers; what went wrong inside is logged with the request
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -68,8 +68,8 @@ def request_id_of(request: Request) -> str:
     return found
 
 
-def install(app: FastAPI) -> None:
-    """Answer every error that is raised below the gate with a problem document."""
+def install(app: FastAPI, routers: Sequence[APIRouter]) -> None:
+    """Answer every error that is raised below the gate with a problem document. ``routers`` are all that it answers."""
 
     async def policyd_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, PolicydError)
@@ -82,7 +82,7 @@ def install(app: FastAPI) -> None:
         if error.status_code != 405:
             return problem(_of_status(error, request), request_id_of(request))
         answer = problem(_of_status(error, request), request_id_of(request))
-        answer.headers["Allow"] = ", ".join(allowed_methods(app, request))
+        answer.headers["Allow"] = ", ".join(allowed_methods(routers, request))
         return answer
 
     async def invalid(request: Request, error: Exception) -> Response:
@@ -107,12 +107,11 @@ def _of_status(error: HTTPException, request: Request) -> PolicydError:
     return PolicydError("the server failed to answer")
 
 
-def allowed_methods(app: FastAPI, request: Request) -> list[str]:
+def allowed_methods(routers: Sequence[APIRouter], request: Request) -> list[str]:
     """The methods that some route answers on this path."""
     found: set[str] = set()
-    for route in app.routes:
-        match, _ = route.matches(request.scope)
-        if match is not Match.NONE:
+    for route in (route for router in routers for route in router.routes):
+        if route.matches(request.scope)[0] is not Match.NONE:
             found |= set(getattr(route, "methods", None) or ())
     return sorted(found)
 

@@ -17,7 +17,9 @@ import orjson
 from policyd.core.cost import cost_micro_usd
 from policyd.core.decide import Scored, ranked_json
 from policyd.core.explain import forgone, price_of_policy
+from policyd.core.places import compact
 from policyd.core.sheet import Refused, Row
+from policyd.core.violations import words
 from policyd.services.answers import Made
 from policyd.services.replay import Replayed
 
@@ -185,16 +187,15 @@ def _error_text(explained: Mapping[str, Any]) -> str:
 
 
 def where(locations: Mapping[str, Sequence[str]]) -> str:
-    """Every location of a pool: one list when all aspects agree, else each aspect with its own."""
+    """Every location of a pool: the places that most aspects share, then each aspect that differs with its own."""
     if not locations:
         return "nobody declared where"
-    distinct = {tuple(places) for places in locations.values()}
-    if len(distinct) == 1:
-        return _places(next(iter(distinct)))
-    aspects: dict[tuple[str, ...], list[str]] = {}
+    aspects: dict[str, list[str]] = {}
     for aspect, places in locations.items():
-        aspects.setdefault(tuple(places), []).append(aspect)
-    return "; ".join(f"{_places(places)} ({', '.join(names)})" for places, names in aspects.items())
+        aspects.setdefault(_places(places), []).append(aspect)
+    shared = max(aspects, key=lambda places: len(aspects[places]))
+    others = [f"{', '.join(names)} {places}" for places, names in aspects.items() if places != shared]
+    return "; ".join([shared, *others])
 
 
 def seat(operator: Mapping[str, str | None]) -> str:
@@ -213,15 +214,9 @@ def usd(micro_usd: int) -> str:
     return f"$0.{micro_usd:06d}"
 
 
-def words(value: Any) -> str:
-    """A JSON value as short text."""
-    text = value if isinstance(value, str) else orjson.dumps(value).decode()
-    return text if len(text) <= 400 else f"{text[:400]}…"
-
-
-def _places(names: Sequence[str]) -> str:
-    shown = list(names[:12])
-    return " ".join(shown) + (f" and {len(names) - 12} more" if len(names) > 12 else "") if shown else "nowhere"
+def _places(countries: Sequence[str]) -> str:
+    """Countries as the groups that they make up, where they do."""
+    return " ".join(compact(list(countries))) or "nowhere"
 
 
 def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

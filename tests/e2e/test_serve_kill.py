@@ -1,0 +1,141 @@
+"""A real ``policyd serve`` process that is killed, stopped and doubled: what was answered is in the log."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from policyd.services.data_directory import DataDirectory
+from policyd.services.log_reader import LogReader
+
+COMMAND = [sys.executable, "-c", "from policyd.cli.main import main; main()", "serve", "--port", "0", "--data-dir"]
+IN_FLIGHT = 64
+WORKLOAD = {"workload": {"tenant": "eu-bank", "project": "support-chat", "model": "llama-3.1-70b-instruct"}}
+
+
+@contextmanager
+def served(data: Path, repository: Path) -> Generator[tuple[subprocess.Popen[str], str], None, None]:
+    """The process and its address, once it says that it is ready."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("POLICYD_")}
+    environment["PYTHONPATH"] = str(repository)
+    process = subprocess.Popen(
+        [*COMMAND, str(data)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        cwd=data.parent,
+    )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert "http://" in line, process.communicate(timeout=10)
+        yield process, "http://" + line.split("http://")[1].strip()
+    finally:
+        process.kill()
+        process.communicate(timeout=30)
+
+
+class Load:
+    """So many callers that each decide again as soon as they are answered."""
+
+    def __init__(self, address: str) -> None:
+        self.answered: list[dict[str, Any]] = []
+        self.refused: list[int] = []
+        self._address = address
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
+        self._thread.start()
+
+    async def _run(self) -> None:
+        limits = httpx.Limits(max_connections=IN_FLIGHT, max_keepalive_connections=IN_FLIGHT)
+        async with httpx.AsyncClient(base_url=self._address, timeout=30, limits=limits) as client:
+            await asyncio.gather(*(self._call(client) for _ in range(IN_FLIGHT)))
+
+    async def _call(self, client: httpx.AsyncClient) -> None:
+        while True:
+            try:
+                found = await client.post("/v1/decisions", json=WORKLOAD)
+                answer = found.json()
+            except (httpx.TransportError, ValueError):
+                return
+            if found.status_code != 200:
+                self.refused.append(found.status_code)
+                return
+            self.answered.append({"id": answer["id"], "outcome": answer["outcome"], **answer["audit"]})
+
+    def join(self) -> None:
+        """Wait until every caller has lost the server."""
+        self._thread.join(60)
+        assert not self._thread.is_alive(), "a caller hangs"
+
+
+def wait_for(load: Load, count: int) -> None:
+    ends = time.monotonic() + 60
+    while len(load.answered) < count:
+        assert time.monotonic() < ends
+        time.sleep(0.01)
+
+
+def check_logged(data: Path, answered: list[dict[str, Any]]) -> None:
+    async def read() -> None:
+        reader = await LogReader.open(DataDirectory(data))
+        for answer in answered:
+            record = await reader.by_id(answer["id"])
+            assert record.index == answer["index"]
+            assert record.leaf_hash.hex() == answer["leaf_hash"]
+        await reader.close()
+
+    asyncio.run(read())
+
+
+def test_every_answered_decision_survives_a_kill(tmp_path: Path, repository: Path) -> None:
+    data = tmp_path / "data"
+    with served(data, repository) as (process, address):
+        load = Load(address)
+        wait_for(load, 200)
+        process.send_signal(signal.SIGKILL)
+        process.wait(30)
+        load.join()
+    assert load.refused == []
+    check_logged(data, load.answered)
+    with served(data, repository) as (_, address):
+        found = httpx.get(f"{address}/v1/decisions/{load.answered[-1]['id']}", timeout=30)
+        assert found.json()["outcome"] == load.answered[-1]["outcome"]
+
+
+def test_an_orderly_end_answers_what_is_in_progress(tmp_path: Path, repository: Path) -> None:
+    data = tmp_path / "data"
+    with served(data, repository) as (process, address):
+        assert DataDirectory(data).announced() == address
+        load = Load(address)
+        wait_for(load, 100)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+        load.join()
+    assert load.refused == []
+    check_logged(data, load.answered)
+    assert DataDirectory(data).announced() is None
+
+
+def test_a_second_writer_is_refused(tmp_path: Path, repository: Path) -> None:
+    data = tmp_path / "data"
+    with served(data, repository) as (process, _):
+        second = subprocess.run(
+            [*COMMAND, str(data)], capture_output=True, text=True, timeout=60, cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(repository)}, check=False,
+        )  # fmt: skip
+    assert second.returncode == 1
+    assert second.stdout == ""
+    assert f"process {process.pid} writes" in second.stderr
+    assert "Traceback" not in second.stderr
