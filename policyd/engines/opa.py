@@ -82,16 +82,30 @@ class _Remote:
 
     async def load(self, policies: dict[str, str], settings: Mapping[str, Any]) -> list[Finding]:
         """Replace what the server holds. The driver goes first and comes last: in between, it answers for nobody."""
-        foreign = {name for name in await self.connection.policy_ids() if not name.startswith(POLICY_PREFIX)}
+        held = await self.connection.policy_ids()
+        foreign = sorted(name for name in held if not name.startswith(POLICY_PREFIX))
         if foreign:
-            raise EngineUnavailable(f"the OPA holds policies that policyd did not load: {sorted(foreign)[0]}")
-        for name in sorted(await self.connection.policy_ids(), key=lambda name: name != _DRIVER_ID):
-            await self.connection.delete_policy(name)
+            raise EngineUnavailable(f"the OPA holds policies that policyd did not load: {foreign[0]}")
+        await self._delete_all(sorted(held, key=lambda name: (name != _DRIVER_ID, name)))
         await self.connection.put_data(SETTINGS, settings)
         findings = await self._put_all(policies)
         if not findings:
             self._policies, self._settings = policies, settings
         return findings
+
+    async def _delete_all(self, names: Sequence[str]) -> None:
+        """Delete modules in an order that OPA allows: a library goes after those that use it."""
+        waiting = list(names)
+        while waiting:
+            kept: list[str] = []
+            for name in waiting:
+                try:
+                    await self.connection.delete_policy(name)
+                except EngineUnavailable:
+                    kept.append(name)
+            if len(kept) == len(waiting):
+                raise EngineUnavailable(f"the OPA does not remove its old policies, first {kept[0]}")
+            waiting = kept
 
     async def _put_all(self, policies: Mapping[str, str]) -> list[Finding]:
         """Put modules in an order in which each compiles: those that fail are tried again after the others."""
