@@ -8,7 +8,8 @@ a replica that serves ``k`` requests an hour at the measured batch throughput,
     gpu     rate x sum over h of GPUs(h)                GPUs(h) = those of ceil(max d / k) replicas, at least one,
                                                         in every hour, used or not; whole instances where instances
                                                         are what is sold; when elastic ceil(d(h) / k) replicas
-    billed  sum over h of d(h) x cost of one request    as ``policyd.core.cost`` bills it among d(h) an hour
+    billed  sum over h of what d(h) requests cost       replica time, fee and cold starts, as ``policyd.core.cost``
+                                                        bills them; cold starts at d(h) rounded down
     tokens  R x cost of one request
 
 and a month is 730 hours: a week x 730 / 168. ``on_prem`` and ``committed`` pools have a second line, **marginal**: what
@@ -30,7 +31,15 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Final
 
-from policyd.core.cost import Pricing, at_hourly_rate, billed_ms, pricing_of, request_nano_usd
+from policyd.core.cost import (
+    Pricing,
+    at_hourly_rate,
+    billed_ms,
+    cold_share_nano,
+    pricing_of,
+    replica_ms,
+    request_nano_usd,
+)
 from policyd.core.fleet import Fleet
 from policyd.core.inputs import performance_of
 from policyd.core.pool import Pool, Price
@@ -202,12 +211,13 @@ def _week_nano(line: Line, traffic: Traffic, week: int) -> tuple[int, int]:
         return pricing.hour_nano * _gpu_hours(line, traffic, week) + pricing.request_nano * week, 1
     if pricing.form == "tokens":
         return week * request_nano_usd(pricing, traffic.input_tokens, traffic.output_tokens, 0), 1
+    own_ms = billed_ms(pricing, traffic.input_tokens, traffic.output_tokens)
     total = 0
     for figure, count in traffic.hours:
-        rate = week * figure // traffic.week_requests
-        each = request_nano_usd(pricing, traffic.input_tokens, traffic.output_tokens, rate)
-        total += count * week * figure * each
-    return total, traffic.week_requests
+        requests, hours = count * week * figure, count * traffic.week_requests
+        each = pricing.request_nano + cold_share_nano(pricing, requests // hours)
+        total += replica_ms(pricing, own_ms, requests, hours) * pricing.ms_nano_x1000 + 1_000 * requests * each
+    return total, 1_000 * traffic.week_requests
 
 
 def month_micro_usd(line: Line, traffic: Traffic, week: int) -> int:

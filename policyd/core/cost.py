@@ -261,14 +261,23 @@ def billed_ms(pricing: Pricing, input_tokens: int, output_tokens: int) -> int:
     return max(pricing.min_billed_ms, ceil_div(busy_ms, pricing.rounding_ms) * pricing.rounding_ms)
 
 
+def replica_ms(pricing: Pricing, own_ms: int, requests: int, hours: int) -> int:
+    """Billed replica time of so many requests of ``own_ms``, spread over so many hours; see the module."""
+    one_replica = min(requests * (own_ms + pricing.idle_ms), hours * MS_PER_HOUR)
+    return max(one_replica, ceil_div(requests * own_ms, pricing.concurrency))
+
+
+def cold_share_nano(pricing: Pricing, requests_per_hour: int) -> int:
+    """What cold starts add to one request of the ``billed`` form, in nano-USD."""
+    cold = ceil_div(pricing.cold_start_ms * pricing.ms_nano_x1000, 1000)
+    return ceil_div(cold * cold_ppm(requests_per_hour, pricing.keep_warm_ms), PPM)
+
+
 def _billed_nano(pricing: Pricing, input_tokens: int, output_tokens: int, requests_per_hour: int) -> int:
-    """See the module: the request's share of billed replica time, its fee, its share of cold starts."""
-    own_ms, rate, n = billed_ms(pricing, input_tokens, output_tokens), pricing.ms_nano_x1000, max(1, requests_per_hour)
-    one_replica = ceil_div(rate * min(n * (own_ms + pricing.idle_ms), max(MS_PER_HOUR, own_ms)), 1000 * n)
-    full_replicas = ceil_div(rate * own_ms, 1000 * pricing.concurrency)
-    cold = ceil_div(rate * pricing.cold_start_ms, 1000)
-    share = ceil_div(cold * cold_ppm(requests_per_hour, pricing.keep_warm_ms), PPM)
-    return max(one_replica, full_replicas) + pricing.request_nano + share
+    own_ms, n = billed_ms(pricing, input_tokens, output_tokens), requests_per_hour
+    time_ms = replica_ms(pricing, own_ms, n, 1) if n else own_ms + pricing.idle_ms
+    share = ceil_div(time_ms * pricing.ms_nano_x1000, 1000 * max(1, n))
+    return share + pricing.request_nano + cold_share_nano(pricing, n)
 
 
 def cold_ppm(requests_per_hour: int, keep_warm_ms: int) -> int:

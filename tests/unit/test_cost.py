@@ -243,6 +243,16 @@ def test_busy_serverless_costs_one_replica_then_full_ones() -> None:
     assert gpus_for(pricing, deployment(requests_per_hour=60_000)) == 13
 
 
+def test_a_serverless_request_longer_than_an_hour() -> None:
+    # 400,000 tokens at 50 a second take 8,000 s. Alone it pays them all; one an hour overlap, eight at a time, on a
+    # replica that never rests: 3,600 s each; with one at a time they take 8,000 s each again.
+    shared = sound(priced("serverless", {**SERVERLESS, "concurrency": 8, "keep_warm_ms": 0}, gpus=1, cold_start_ms=0))
+    assert request_cost_micro_usd(shared, 0, 400_000, 0) == 8_776_000
+    assert request_cost_micro_usd(shared, 0, 400_000, 1) == 3_949_200
+    single = sound(priced("serverless", {**SERVERLESS, "keep_warm_ms": 0}, gpus=1, cold_start_ms=0))
+    assert request_cost_micro_usd(single, 0, 400_000, 1) == 8_776_000
+
+
 def test_serverless_needs_every_figure_of_its_bill() -> None:
     for name in ("min_billed_ms", "rounding_ms", "request_fee", "keep_warm_ms"):
         price = {key: value for key, value in SERVERLESS.items() if key != name}
