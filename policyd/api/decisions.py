@@ -6,6 +6,7 @@ record is read back by deciding again on its sheet and facts, so that what is sh
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import orjson
@@ -30,15 +31,7 @@ _NO_STORE: Final = {"Cache-Control": "no-store"}
 def decision_router(parts: Parts) -> APIRouter:
     """The routes of decisions."""
     router = APIRouter(prefix="/v1/decisions", tags=["decisions"])
-    body_max_bytes = parts.settings.api.body_max_bytes
-
-    @router.post("", summary="Decide on which pools a workload may run", **DECIDE)
-    async def decide(request: Request) -> Response:
-        """Ranked pools and the reason for every refused one. A deny is an answer, not an error."""
-        asked = await read_json(request, DecisionRequest, body_max_bytes)
-        answered = await parts.decisions.decide(asked, parts.principal, request_id_of(request))
-        headers = {"X-Policyd-Decision-Id": answered.id, **_NO_STORE}
-        return Response(answered.body, headers=headers, media_type="application/json")
+    router.post("", summary="Decide on which pools a workload may run", **DECIDE)(decide_endpoint(parts))
 
     @router.get("", summary="Search the log of decisions", **SEARCH)
     async def search(request: Request) -> Response:
@@ -67,6 +60,23 @@ def decision_router(parts: Parts) -> APIRouter:
         return PlainTextResponse(explanation_text(explained), headers=headers)
 
     return router
+
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def decide_endpoint(parts: Parts) -> Endpoint:
+    """What answers ``POST /v1/decisions``."""
+    body_max_bytes = parts.settings.api.body_max_bytes
+
+    async def decide(request: Request) -> Response:
+        """Ranked pools and the reason for every refused one. A deny is an answer, not an error."""
+        asked = await read_json(request, DecisionRequest, body_max_bytes)
+        answered = await parts.decisions.decide(asked, parts.principal, request_id_of(request))
+        headers = {"X-Policyd-Decision-Id": answered.id, **_NO_STORE}
+        return Response(answered.body, headers=headers, media_type="application/json")
+
+    return decide
 
 
 def _json(document: Any, *, decision_id: str | None = None) -> Response:
