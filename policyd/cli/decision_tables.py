@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 ONE_BY_ONE_MAX: Final = 8
 """Refused pools that the short form lists one by one."""
+REQUIRED_MAX_COLUMNS: Final = 16
 RULES_COUNTED: Final = 6
 """Rules that the shortest form names, most pools first."""
 
@@ -263,6 +264,7 @@ def _refused_in_short(told: Told, console: Console) -> None:
     console.print(f"Refused: {words.plural(len(rejected), 'pool')}, by rule", style="bold")
     rule = "rule and where it stands"
     table = grid(("pools", rule, "observed", "required", "remedy"), right=("pools",), keep=("pools", rule))
+    table.columns[3].max_width = REQUIRED_MAX_COLUMNS
     for name, cases in sorted(reasons.items(), key=lambda item: (-len(_pools(item[1])), item[0])):
         table.add_row(*_reason(name, cases))
     console.print(table)

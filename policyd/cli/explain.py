@@ -26,7 +26,7 @@ def explain(
 ) -> None:
     """Explain a recorded decision: every component of every score, every reason of every refusal.
 
-    Example: policyd explain 0199a1b2-3c4d-7e5f-8a6b-7c8d9e0f1a2b --pool aws-fra-h100
+    Example: policyd explain 0199a1b2-3c4d-7e5f-8a6b-7c8d9e0f1a2b --pool aws-eu-central-1-h100
     """
     if server is not None:
         _by_server(server, decision_id, output, pool or [])

@@ -30,7 +30,8 @@ INTERRUPTED: Final = 130
 def tell(error: PolicydError) -> int:
     """Print an error of policyd and give its exit code."""
     say(f"error: {error.detail}")
-    say(*(str(finding) for finding in error.findings if str(finding) != error.detail))
+    # A single fault is often the whole detail: it is not said twice.
+    say(*(str(finding) for finding in error.findings if finding.message not in error.detail))
     say(f"remedy: {error.remedy_text}", f"see: docs/errors/{error.code}.md")
     return error.exit_code
 
@@ -42,7 +43,7 @@ def tell_usage(error: Any) -> int:
     if type(error).__name__ == "NoArgsIsHelpError":
         say(error.format_message())
         return USAGE
-    message = error.format_message().rstrip(".")
+    message = error.format_message().rstrip(".").replace("Value error, ", "")
     say(f"error: {message[:1].lower()}{message[1:]}", f"remedy: see `{path} --help`")
     return USAGE
 

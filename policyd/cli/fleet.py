@@ -71,7 +71,7 @@ def _draw(document: dict[str, Any], console: Console) -> None:
 
     for noun, style in (("error", BAD), ("warning", CAREFUL)):
         for finding in document[f"{noun}s"]:
-            console.print(f"{finding['where']}: {finding['message']}", style=style)
+            console.print(f"{finding['where']}: {finding['message']}", style=style, soft_wrap=True)
     counts = ", ".join(words.plural(len(document[f"{noun}s"]), noun) for noun in ("error", "warning"))
     if document["errors"]:
         console.print(f"{document['fleet']} is no fleet: {counts}", style=BAD)

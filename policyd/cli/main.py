@@ -12,7 +12,21 @@ from typing import Annotated
 
 import typer
 
-from policyd.cli import audit, config, decide, demo, doctor, explain, failures, fleet, policy, pool, serve, simulate
+from policyd.cli import (
+    audit,
+    break_even,
+    config,
+    decide,
+    demo,
+    doctor,
+    explain,
+    failures,
+    fleet,
+    policy,
+    pool,
+    serve,
+    simulate,
+)
 from policyd.errors import PolicydError
 
 app = typer.Typer(
@@ -27,6 +41,7 @@ app = typer.Typer(
 app.command()(decide.decide)
 app.command()(explain.explain)
 app.command()(simulate.simulate)
+app.command()(break_even.break_even)
 app.command()(serve.serve)
 app.command()(demo.demo)
 app.command()(doctor.doctor)

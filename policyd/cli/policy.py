@@ -115,15 +115,13 @@ async def _check(settings: Settings) -> tuple[PolicySet | None, list[Finding]]:
     """The compiled policies, or None, and every finding of every check."""
     from policyd.bootstrap import make_engine, make_entitlements
     from policyd.errors import PolicyInvalid
-    from policyd.revisions.policy_files import load_policy_tree
     from policyd.services.activation import unreadable_paths
 
     findings: list[Finding] = []
     try:
-        tree = load_policy_tree(_directory(settings))
+        tree, fleet = _load(settings)
     except PolicyInvalid as error:
         return None, list(error.findings)
-    _, fleet = _load(settings)
     engine = make_engine(settings.engine)
     policies: PolicySet | None = None
     try:
@@ -167,7 +165,7 @@ def _draw_check(document: dict[str, Any], console: Console) -> None:
         console.print(table)
         console.print()
     for finding in document["findings"]:
-        console.print(f"{finding['where']}: {finding['message']}", style=BAD)
+        console.print(f"{finding['where']}: {finding['message']}", style=BAD, soft_wrap=True)
     if document["findings"]:
         console.print(f"{words.plural(len(document['findings']), 'finding')} in {document['policies']}", style=BAD)
         return
@@ -188,6 +186,7 @@ async def _test(settings: Settings, kinds: Sequence[str]) -> list[dict[str, Any]
         for kind in kinds:
             engine = make_engine(settings.engine.model_copy(update={"kind": kind}))
             try:
+                await engine.health()
                 results += await _rego_tests(engine, tree, progress)
                 results += await _golden_cases(engine, tree, fleet, settings, progress)
             finally:

@@ -102,7 +102,7 @@ def _prices(written: Sequence[str]) -> dict[str, int]:
         found = _PRICE.fullmatch(text)
         if found is None:
             raise typer.BadParameter(
-                f"--price {text}: write POOL=PERCENT, for example aws-fra-h100=80 or aws-fra-h100=+20"
+                f"--price {text}: write POOL=PERCENT, for example aws-eu-central-1-h100=80 or aws-eu-central-1-h100=+20"
             )
         percent = int(found["percent"])
         percents[found["pool"]] = {"": percent, "+": 100 + percent, "-": 100 - percent}[found["sign"]]
