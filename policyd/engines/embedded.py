@@ -30,7 +30,9 @@ from policyd.ports import PolicyTree, TestResult
 DEFAULT_WORKERS: Final = 2
 DEFAULT_WORKER_MEMORY_BYTES: Final = 512 * 1024**2
 CHUNK_QUESTIONS: Final = 32
-"""Questions handed to a worker at once: few enough that two workers share a batch, many enough to save round trips."""
+"""Most questions handed to a worker at once; fewer when the batch is small, so that all workers end together."""
+
+CHUNKS_PER_WORKER: Final = 4
 
 MAX_STRIKES: Final = 2
 """Deadlines or crashes after which a package is not tried again within one batch."""
@@ -51,6 +53,7 @@ class _Batch:
     deadline_s: float
     answers: list[Answer | None]
     waiting: deque[int]
+    chunk_size: int = CHUNK_QUESTIONS
     strikes: Counter[str] = field(default_factory=Counter)
     crashed_once: set[int] = field(default_factory=set)
 
@@ -108,7 +111,8 @@ class EmbeddedEngine:
                 batch.answers[index] = Answer(error=f"{question.package}: {fault}")
             else:
                 batch.waiting.append(index)
-        runners = min(self._limit, -(-len(batch.waiting) // CHUNK_QUESTIONS))
+        batch.chunk_size = max(1, min(CHUNK_QUESTIONS, len(batch.waiting) // (self._limit * CHUNKS_PER_WORKER)))
+        runners = min(self._limit, -(-len(batch.waiting) // batch.chunk_size))
         async with asyncio.TaskGroup() as group:
             for _ in range(runners):
                 group.create_task(self._run(batch, policies))
@@ -243,7 +247,7 @@ def _next_chunk(batch: _Batch) -> list[int]:
     """Take questions off the batch; those of a package that failed too often are answered here."""
     chunk: list[int] = []
     # A question that crashed once is tried alone, so that its second crash cannot be blamed on another.
-    while batch.waiting and len(chunk) < CHUNK_QUESTIONS:
+    while batch.waiting and len(chunk) < batch.chunk_size:
         index = batch.waiting[0]
         if chunk and index in batch.crashed_once:
             break
