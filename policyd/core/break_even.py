@@ -180,8 +180,8 @@ def _replicas(line: Line, traffic: Traffic, week: int, figure: int) -> int:
 
 
 def replicas(line: Line, traffic: Traffic, week: int) -> int:
-    """Replicas in the busiest hour, at least one; none of a token-priced line."""
-    return 0 if line.pricing.form == "tokens" else max(1, _replicas(line, traffic, week, traffic.peak))
+    """Replicas in the busiest hour, one as soon as there is a request; none of a token-priced line."""
+    return 0 if line.pricing.form == "tokens" else _replicas(line, traffic, week, traffic.peak)
 
 
 def _gpus(line: Line, count: int) -> int:

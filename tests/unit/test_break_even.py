@@ -128,6 +128,13 @@ def test_serverless_pays_hour_by_hour_as_billed() -> None:
     assert replicas(line, traffic_of([60_000], 1_000, 300), 60_000 * WEEK) == 13  # 366,000 s / (3,600 s x 8)
 
 
+def test_serverless_pays_cold_starts_and_warm_time() -> None:
+    # One request an hour: 6.1 s, 60 s warm, and 20 s to start for exp(-1/60) = 98.3471 % of them, in whole ppm
+    # 10^12 / (10^6 + 16,666 + 138) = 983,474: 6,100 + 60,000 + 19,669.48 = 85,769.48 micro-USD, x 730 = 62,611,720.4.
+    line = serverless(keep_warm_ms=60_000, idle_ms=60_000, cold_start_ms=20_000)
+    assert month_micro_usd(line, traffic_of([1], 1_000, 300), WEEK) == 62_611_721
+
+
 def test_the_crossing_of_a_replica_and_a_token_price() -> None:
     # 2 USD an hour against 400 micro-USD a request: as dear at 5,000, cheaper from 5,001 on; at 14,401 a second
     # replica costs 4 USD, and 4 / 0.0004 = 10,000 requests are past already.
@@ -175,6 +182,15 @@ def test_nothing_is_compared_beyond_the_end_of_a_pool() -> None:
     ]
     alone = break_even("m", [provisioned(2, gpus_max=2)], [], FLAT, top_rate=100_000)
     assert [(r.from_rate, r.line and r.line.pool) for r in alone.ranges] == [(1, "on_demand"), (28_801, None)]
+
+
+def test_a_lead_of_three_requests_an_hour_is_found() -> None:
+    # 0.255 s a request: 14,117 fill a replica. 2 / 0.000141698 = 14,114.5, so it leads from 14,115 to 14,117 only,
+    # between the rates of three significant digits that are looked at anyway.
+    traffic = traffic_of([1], 1_000, 310)
+    crossing = Curves(traffic, 14_200).crossing(provisioned(2), token_priced(141_698))
+    assert crossing is not None
+    assert (crossing.from_rate, crossing.for_good_rate, crossing.until_rate) == (14_115, None, 14_117)
 
 
 def test_a_larger_replica_leads_when_the_small_one_needs_a_second() -> None:
@@ -290,6 +306,35 @@ def test_paid_hardware_has_a_line_as_far_as_it_lies_unused() -> None:
         ("fully_loaded", 8, 2_000_000_000),
         ("marginal", 3, 500_000_000),
     ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "elastic"), [("on_prem", False), ("committed", False), ("on_demand", True), ("spot", False)]
+)
+def test_only_on_demand_capacity_follows_the_hours(kind: str, elastic: bool) -> None:
+    fleet = fleet_of(kind=kind, capacity={"kind": "fixed", "gpus": 8}, interruption_overhead_ppm=0)
+    for asked in (False, True):
+        lines, _ = lines_of(fleet, "m", lambda pool: True, elastic=asked)
+        assert [line.elastic for line in lines] == [asked and elastic] * len(lines)
+
+
+def test_an_instance_is_as_large_as_its_price_says() -> None:
+    price = {"unit": "instance_hour", "amount": "16", "gpus_per_instance": 8, "status": "list", "source": "s"}
+    fleet = fleet_of(
+        kind="on_demand", capacity={"kind": "elastic", "gpus": 64}, price={**price, "checked": "2026-07-01"}
+    )
+    lines, _ = lines_of(fleet, "m", lambda pool: True, elastic=False)
+    assert [(line.instance_gpus, line.pricing.hour_nano) for line in lines] == [(8, 2_000_000_000)]
+    # A replica of two GPUs costs the eight of its instance: 16 USD an hour.
+    assert month_micro_usd(lines[0], traffic_of([1], 1, 1), WEEK) == 730 * 16_000_000
+
+
+def test_paid_hardware_competes_beside_the_fully_loaded() -> None:
+    lines = [provisioned(2), provisioned(3, name="dearer"), replace(provisioned(1), basis="marginal")]
+    report = break_even("m", lines, [], FLAT, top_rate=100)
+    assert [line.name for line in report.contenders] == ["on_demand (marginal)", "on_demand"]
+    assert [found.line and found.line.name for found in report.ranges] == ["on_demand"]
+    assert [found.line and found.line.name for found in report.ranges_paid] == ["on_demand (marginal)"]
 
 
 def test_a_pool_without_price_or_capacity_is_named() -> None:

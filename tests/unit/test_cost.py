@@ -232,6 +232,14 @@ def test_a_lone_serverless_request_pays_its_warm_time_and_a_cold_start() -> None
     assert request_cost_micro_usd(free, 1_000, 300, 0) == 26_438
 
 
+def test_serverless_charges_vcpus_and_memory_too() -> None:
+    # Modal lists 0.0000131 USD a core-second and 0.00000222 a GiB-second: 8 and 64 of them are 0.00024688 beside the
+    # GPU's 0.001097. A request of 6.1 s, where the warm time is free: 6.1 x 1,343.88 micro-USD.
+    beside = {"vcpu_second": "0.0000131", "vcpus": 8, "gib_second": "0.00000222", "ram_gib": 64}
+    price = {**SERVERLESS, **beside, "keep_warm_ms": 0}
+    assert request_cost_micro_usd(sound(priced("serverless", price, gpus=1, cold_start_ms=0)), 1_000, 300, 0) == 8_198
+
+
 def test_busy_serverless_costs_one_replica_then_full_ones() -> None:
     pricing = sound(priced("serverless", {**SERVERLESS, "concurrency": 8}, gpus=1, cold_start_ms=0))
     hour = 3_949_200  # 0.001097 x 3,600
