@@ -150,7 +150,7 @@ def _lines(pool: Pool, price: Price, pricing: Pricing, *, elastic: bool) -> list
         pool.kind,
         pricing,
         gpus_max=pool.capacity.gpus,
-        instance_gpus=price.gpus_per_instance if price.unit == "instance_hour" and pricing.form == "gpu" else 1,
+        instance_gpus=(price.gpus_per_instance or 1) if pricing.form == "gpu" else 1,
         elastic=elastic and pool.kind == "on_demand",
     )
     if not pricing.other_basis:

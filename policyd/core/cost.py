@@ -138,7 +138,7 @@ def _gpu_hour(price: Price, amount: Amount, rate: Fraction) -> Fraction:
     if price.unit == "gpu_second":
         return Fraction(amount) * rate * _S_PER_HOUR
     if price.unit == "instance_hour":
-        return Fraction(amount) * rate / price.gpus_per_instance
+        return Fraction(amount) * rate / (price.gpus_per_instance or 1)
     return Fraction(amount) * rate
 
 

@@ -125,7 +125,7 @@ class Price(Declared):
     output: Amount | None = None
     marginal: Amount | None = None
     cost_basis: Literal["fully_loaded", "marginal"] = "fully_loaded"
-    gpus_per_instance: Annotated[int, Field(ge=1, le=1024)] = 1
+    gpus_per_instance: Annotated[int, Field(ge=1, le=1024)] | None = None
     vcpu_second: Amount = Decimal(0)
     vcpus: Count = 0
     gib_second: Amount = Decimal(0)
@@ -149,10 +149,10 @@ class Price(Declared):
                 raise ValueError("a price per million_tokens has `input` and `output`, and no `amount`")
         elif self.amount is None or self.input is not None or self.output is not None:
             raise ValueError(f"a price per {self.unit} has `amount`, and neither `input` nor `output`")
-        if (self.unit == "instance_hour") != ("gpus_per_instance" in self.model_fields_set):
+        if (self.unit == "instance_hour") != (self.gpus_per_instance is not None):
             raise ValueError("`gpus_per_instance` belongs to a price per instance_hour, and to no other")
         for rate, size in (("vcpu_second", "vcpus"), ("gib_second", "ram_gib")):
-            if (rate in self.model_fields_set) != (size in self.model_fields_set):
+            if bool(getattr(self, rate)) != bool(getattr(self, size)):
                 raise ValueError(f"`{rate}` and `{size}` stand together or not at all")
         return self
 
