@@ -50,7 +50,10 @@ class Finding:
 
 
 class PolicydError(Exception):
-    """Root of the tree. ``detail`` is a sentence for a person; ``findings`` lists single faults."""
+    """Root of the tree. ``detail`` is a sentence for a person; ``findings`` lists single faults.
+
+    ``decision_id`` is the identifier under which the log has the error, when it was recorded.
+    """
 
     code: ClassVar[str] = "internal"
     http_status: ClassVar[int] = 500
@@ -63,6 +66,7 @@ class PolicydError(Exception):
         self.detail = detail
         self.findings = tuple(findings)
         self.remedy_text = remedy or self.remedy
+        self.decision_id: str | None = None
 
 
 class RequestError(PolicydError):

@@ -53,6 +53,8 @@ def problem_headers(error: PolicydError) -> dict[str, str]:
     headers = {"Content-Type": PROBLEM_JSON, "Cache-Control": "no-store"}
     if isinstance(error, Overloaded | TimedOut):
         headers["Retry-After"] = str(RETRY_AFTER_S)
+    if error.decision_id is not None:
+        headers["X-Policyd-Decision-Id"] = error.decision_id
     return headers
 
 
@@ -73,7 +75,8 @@ def install(app: FastAPI, routers: Sequence[APIRouter]) -> None:
 
     async def policyd_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, PolicydError)
-        if error.http_status >= 500:
+        # A flood that is refused must not become a flood of lines.
+        if error.http_status >= 500 and not isinstance(error, Overloaded):
             _log.error("request %s: %s: %s", request_id_of(request), error.code, error.detail)
         return problem(error, request_id_of(request))
 

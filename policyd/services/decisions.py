@@ -108,6 +108,8 @@ class DecisionService:
             raise
         except PolicydError as error:
             await self._record_error(decision_id, time_us, principal, request_id, request, error, snapshot, workload)
+            # Who waits for the same sheet gets the same error object, so nothing may come between this and the raise.
+            error.decision_id = decision_id
             raise
         position = await self._commit(made, entry, facts_blob)
         audit = {"log": self.origin, "index": position.index, "leaf_hash": position.leaf_hash.hex()}

@@ -113,7 +113,7 @@ def _ranked_lines(explained: Mapping[str, Any]) -> list[str]:
         for entry in ranked
     ]
     titles = ["rank", "pool", "kind", "where", "operator", "tenancy", "evidence", "cost", "score"]
-    shown = f"It may run on {explained['ranked_total']} pools"
+    shown = f"It may run on {_pools(explained['ranked_total'])}"
     head = shown + (f"; the first {len(ranked)}:" if len(ranked) < explained["ranked_total"] else ":")
     lines = [head, "", *table(titles, rows)]
     for entry in ranked:
@@ -123,7 +123,7 @@ def _ranked_lines(explained: Mapping[str, Any]) -> list[str]:
 
 def _rejected_lines(explained: Mapping[str, Any]) -> list[str]:
     rejected, hidden = explained["rejected"], explained["hidden_total"]
-    lines = [f"It may not run on {len(rejected)} pools" + (f", and on {hidden} that are not shown" if hidden else "")]
+    lines = [f"It may not run on {_pools(len(rejected))}" + (f", and on {hidden} that are not shown" if hidden else "")]
     for entry in rejected:
         lines += ["", f"{entry['pool']} ({entry['kind']}, {where(entry['locations'])})"]
         for violation in entry["violations"]:
@@ -184,6 +184,10 @@ def _error_text(explained: Mapping[str, Any]) -> str:
         "Nothing was allowed.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _pools(count: int) -> str:
+    return "1 pool" if count == 1 else f"{count} pools"
 
 
 def where(locations: Mapping[str, Sequence[str]]) -> str:

@@ -83,6 +83,7 @@ def test_a_refused_request_has_a_record_and_an_explanation(api: Any, bank_chat: 
     assert (refused.status_code, refused.json()["code"]) == (403, "workload.loosens")
     listed = api.client.get("/v1/decisions", params={"request_id": refused.json()["request_id"]}).json()["items"]
     assert [(item["kind"], item["code"]) for item in listed] == [("refusal", "workload.loosens")]
+    assert refused.headers["x-policyd-decision-id"] == listed[0]["id"]
     record = api.client.get(f"/v1/decisions/{listed[0]['id']}").json()
     assert record["outcome"] == "error"
     text = api.client.get(f"/v1/decisions/{listed[0]['id']}/explanation?format=text").text
