@@ -151,7 +151,9 @@ def _text(x: float, y: float, text: str, *, size: int, fill: str = INK, more: st
 
 def _heading(report: Report) -> list[str]:
     traffic = report.traffic
-    shape = "the same every hour" if len(traffic.hours) == 1 else f"{len(traffic.hours)} different hours in the week"
+    tenfold = 10 * 168 * traffic.peak // traffic.week_requests
+    uneven = f"the busiest hour {tenfold // 10}.{tenfold % 10} times the mean"
+    shape = "the same every hour" if len(traffic.hours) == 1 else uneven
     said = f"{traffic.input_tokens:,} tokens in and {traffic.output_tokens:,} out per request, {shape}"
     return [
         _text(LEFT, 34, f"What {report.model} costs, by how much it is used", size=20, more=' font-weight="600"'),

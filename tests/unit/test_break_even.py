@@ -377,6 +377,12 @@ def test_a_picture_of_one_line_alone() -> None:
     assert "No two of these cross" in picture(report, "abc123")
 
 
+def test_the_picture_of_an_uneven_week_says_how_uneven() -> None:
+    traffic = traffic_of([100] * 24 + [0] * 144, 1_000, 300)
+    drawn = picture(break_even("m", [provisioned(2, elastic=True), token_priced(9)], [], traffic, top_rate=999), "abc")
+    assert "1,000 tokens in and 300 out per request, the busiest hour 7.0 times the mean" in drawn
+
+
 def test_percentages_round_down_and_name_the_small() -> None:
     assert [percent(ppm) for ppm in (0, 999, 1_000, 347_291, 1_000_000)] == [
         "0.0 %",
