@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     from policyd.cli.decision_tables import Told
     from policyd.core.workload import DecisionRequest
     from policyd.settings import Settings
+
+Flags = dict[str, Path | str | None]
+
+WAIT_FOR_WRITER_S: Final = 10
+WAIT_STEP_S: Final = 0.2
 
 
 def decide(
@@ -49,16 +54,32 @@ def decide(
     request = read_request(file)
     if limit is not None:
         request = request.model_copy(update={"options": request.options.model_copy(update={"limit": limit})})
-    flags: dict[str, Path | str | None] = {"fleet": fleet, "policies": policies, "engine": engine, "facts": facts}
+    flags: Flags = {"fleet": fleet, "policies": policies, "engine": engine, "facts": facts}
     settings = settings_of(config, data_dir=data_dir, **flags)
-    address = server or _running_beside(settings)
-    if address is None:
-        body, told = _decide_here(settings, request)
-    else:
-        _refuse_flags(address, flags)
-        body, told = _ask(address, request)
+    body, told = _decided(settings, request, server, flags)
     _show(body, told, output)
     raise typer.Exit(0 if told.answer["outcome"] == "allow" else 3)
+
+
+def _decided(settings: Settings, request: DecisionRequest, server: str | None, flags: Flags) -> tuple[bytes, Told]:
+    """Ask the named server or the one on the data directory, else decide here; another command there is waited for."""
+    import time
+
+    from policyd.errors import AuditLocked
+
+    ends = time.monotonic() + WAIT_FOR_WRITER_S
+    while True:
+        address = server or _running_beside(settings)
+        if address is not None:
+            _refuse_flags(address, flags)
+            return _ask(address, request)
+        try:
+            return _decide_here(settings, request)
+        except AuditLocked:
+            # A command that decides holds the directory for seconds, and a server announces itself when it is ready.
+            if time.monotonic() > ends:
+                raise
+            time.sleep(WAIT_STEP_S)
 
 
 def _running_beside(settings: Settings) -> str | None:
@@ -70,7 +91,7 @@ def _running_beside(settings: Settings) -> str | None:
     return address
 
 
-def _refuse_flags(address: str, flags: dict[str, Path | str | None]) -> None:
+def _refuse_flags(address: str, flags: Flags) -> None:
     given = [f"--{name}" for name, flag in flags.items() if flag is not None]
     if given:
         raise typer.BadParameter(

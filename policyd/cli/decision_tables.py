@@ -113,7 +113,11 @@ def draw_full(told: Told, console: Console, pools: Sequence[str] = ()) -> None:
     for entry in told.answer["ranked"]:
         if not pools or entry["pool"] in pools:
             _components(entry, console)
-    _refused_one_by_one(told, console, pools)
+    if pools or len(told.answer["rejected"]) <= ONE_BY_ONE_MAX:
+        _refused_one_by_one(told, console, pools)
+    else:
+        _refused_by_rule(told, console)
+        _refused_alike(told, console)
     _rest(told, console)
 
 
@@ -185,7 +189,9 @@ def _ranked(told: Told, console: Console) -> None:
     per = ranked[0]["cost"]["per"]
     cost, tokens = f"$/{per}", "$/M tok"
     columns = ("#", "pool", "kind", "where", "operator", "tenancy", "evidence", cost, tokens, "score")
-    table = grid(columns, right=("#", cost, tokens, "score"), keep=("#", "pool", "evidence", cost, tokens, "score"))
+    table = grid(
+        columns, right=("#", cost, tokens, "score"), keep=("#", "pool", "kind", "evidence", cost, tokens, "score")
+    )
     for entry in ranked:
         pool = told.pools.get(entry["pool"], {})
         table.add_row(
@@ -252,6 +258,13 @@ def _refused_in_short(told: Told, console: Console) -> None:
     if len(rejected) <= ONE_BY_ONE_MAX:
         _refused_one_by_one(told, console, ())
         return
+    _refused_by_rule(told, console)
+    console.print(f"A pool may break several; pool by pool: policyd explain {told.answer['id']}", style=QUIET)
+
+
+def _refused_by_rule(told: Told, console: Console) -> None:
+    """A line for each rule, and the pools that one rule alone keeps away."""
+    rejected = told.answer["rejected"]
     reasons: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
     alone: dict[str, list[str]] = {}
     for entry in rejected:
@@ -268,7 +281,6 @@ def _refused_in_short(told: Told, console: Console) -> None:
     for name, cases in sorted(reasons.items(), key=lambda item: (-len(_pools(item[1])), item[0])):
         table.add_row(*_reason(name, cases))
     console.print(table)
-    console.print(f"A pool may break several; one by one: policyd explain {told.answer['id']}", style=QUIET)
     if alone:
         console.print()
         console.print("One rule away from being ranked", style="bold")
@@ -306,27 +318,16 @@ def _most_frequent(values: Sequence[str]) -> str:
 
 
 def _refused_one_by_one(told: Told, console: Console, pools: Sequence[str]) -> None:
-    from rich.text import Text
-
     rejected = [entry for entry in told.answer["rejected"] if not pools or entry["pool"] in pools]
     if not rejected:
         return
-    would_cost = {entry["pool"]: entry["micro_usd"] for entry in told.forgone}
     console.print()
     total = len(told.answer["rejected"])
     these = "" if len(rejected) == total else f" of {total}, in full"
     console.print(f"Refused: {words.plural(len(rejected), 'pool')}{these}", style="bold")
     for entry in rejected:
-        pool = told.pools.get(entry["pool"], {})
-        title = Text(entry["pool"], style="bold")
-        title.append(
-            f"  {pool.get('kind', 'unknown')}  {words.where(pool.get('locations', {}))}  "
-            f"operator {words.operator(pool.get('operator', {}))}  tenancy {_tenancy(pool)}  "
-            f"would cost {words.usd(would_cost.get(entry['pool']))}",
-            style="not bold default",
-        )
         console.print()
-        console.print(title)
+        _refused_pool(told, entry["pool"], console)
         table = grid(("rule and where it stands", "observed", "required", "remedy"), keep=("rule and where it stands",))
         for violation in entry["violations"]:
             table.add_row(
@@ -336,6 +337,43 @@ def _refused_one_by_one(told: Told, console: Console, pools: Sequence[str]) -> N
                 violation["remedy"],
             )
         console.print(table)
+
+
+def _refused_alike(told: Told, console: Console) -> None:
+    """Every refused pool; those with the same reasons stand together above them. Remedies stand by the rules."""
+    alike: dict[tuple[tuple[str, str, str], ...], list[str]] = {}
+    for entry in told.answer["rejected"]:
+        reasons = tuple(
+            (_rule(violation), words.value(violation["observed"]), words.value(violation["required"]))
+            for violation in entry["violations"]
+        )
+        alike.setdefault(reasons, []).append(entry["pool"])
+    console.print()
+    console.print("Refused, pool by pool (--pool POOL gives one with its remedies)", style="bold")
+    for reasons, pools in sorted(alike.items(), key=lambda item: (len(item[0]), item[1])):
+        console.print()
+        for pool in pools:
+            _refused_pool(told, pool, console)
+        table = grid(("rule", "observed", "required"), keep=("rule",))
+        for rule, observed, required in reasons:
+            table.add_row(f"  {rule}", observed, f"required {required}")
+        table.show_header, table.box, table.padding = False, None, (0, 2, 0, 0)
+        console.print(table)
+
+
+def _refused_pool(told: Told, name: str, console: Console) -> None:
+    """A refused pool in a line: what it is, where, whose, and what it would have cost."""
+    from rich.text import Text
+
+    pool = told.pools.get(name, {})
+    would_cost = next((entry["micro_usd"] for entry in told.forgone if entry["pool"] == name), None)
+    title = Text(name, style="bold")
+    title.append(
+        f"  {pool.get('kind', 'unknown')}  {words.where(pool.get('locations', {}))}  "
+        f"operator {words.operator(pool.get('operator', {}))}  {_tenancy(pool)}  would cost {words.usd(would_cost)}",
+        style="not bold default",
+    )
+    console.print(title)
 
 
 def _components(entry: Mapping[str, Any], console: Console) -> None:

@@ -107,20 +107,19 @@ def _draw_list(pools: list[Pool], fleet: Fleet, console: Console) -> None:
     from policyd.cli.terminal import QUIET, grid
 
     table = grid(
-        ("pool", "kind", "provider", "region", "where", "operator", "tenancy", "GPUs", "price"),
+        ("pool", "kind", "provider and region", "where", "operator", "tenancy", "GPUs", "price"),
         right=("GPUs",),
-        keep=("pool", "GPUs"),
+        keep=("pool", "kind"),
     )
     for pool in pools:
         gpus = "" if not pool.gpu_count else f"{pool.gpu_count} x {pool.accelerator.name or 'unknown'}"
         table.add_row(
             pool.id,
             pool.kind,
-            pool.provider,
-            pool.region,
+            f"{pool.provider} {pool.region}",
             words.where(pool.locations.model_dump()),
             words.operator(pool.operator.model_dump()),
-            pool.tenancy or "unknown",
+            (pool.tenancy or "unknown").replace("_", " "),
             gpus,
             _price(pool),
         )
@@ -143,9 +142,9 @@ def _price(pool: Pool) -> str:
 def _amount(price: Price) -> str:
     mark = "*" if price.status == "assumed" else ""
     if price.unit == "million_tokens":
-        return f"{price.input} in, {price.output} out {price.currency}/M tok{mark}"
+        return f"{price.input} in, {price.output} out {price.currency} per M tok{mark}"
     unit = price.unit.replace("_", " ").replace("gpu", "GPU")
-    return f"{price.amount} {price.currency}/{unit}{mark}"
+    return f"{price.amount} {price.currency} per {unit}{mark}"
 
 
 def _draw_pool(pool: Pool, console: Console) -> None:

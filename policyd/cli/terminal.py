@@ -109,11 +109,11 @@ def encoded(document: Any, output: Output) -> str:
 
 
 def grid(columns: Sequence[str], *, right: Sequence[str] = (), keep: Sequence[str] = ()) -> Table:
-    """An empty table. ``right`` names columns of numbers, ``keep`` those that do not wrap where there is room."""
+    """An empty table. ``right`` names columns of numbers, which never wrap; ``keep`` others that wrap when narrow."""
     from rich import box
     from rich.table import Table
 
-    kept = set(keep) if data().width >= WIDE else set()
+    kept = {*right, *(keep if data().width >= WIDE else ())}
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", show_edge=False)
     for name in columns:

@@ -88,6 +88,8 @@ def value(found: Any) -> str:
     if isinstance(found, bool):
         return "yes" if found else "no"
     if isinstance(found, Mapping):
+        if len(found) > 1 and all(isinstance(item, list | tuple) for item in found.values()):
+            return _alike(found)
         return "; ".join(f"{str(name).replace('_', ' ')} {value(item)}" for name, item in found.items()) or "none"
     if isinstance(found, list | tuple):
         items = [str(item) for item in found]
@@ -95,6 +97,14 @@ def value(found: Any) -> str:
             return places(items)
         return ", ".join(value(item) for item in found) or "none"
     return f"{found:,}" if isinstance(found, int) else str(found)
+
+
+def _alike(found: Mapping[str, Sequence[Any]]) -> str:
+    """Lists by name, the names of equal lists together: ``ingress+storage US; support access IE, US``."""
+    names: dict[str, list[str]] = {}
+    for name, items in found.items():
+        names.setdefault(value(items), []).append(str(name).replace("_", " "))
+    return "; ".join(f"{'+'.join(alike)} {items}" for items, alike in names.items())
 
 
 def revision(commit: str | None, digest: str) -> str:

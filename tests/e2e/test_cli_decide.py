@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from policyd.cli.main import run
+from policyd.services.data_directory import DataDirectory
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BANK = str(ROOT / "examples" / "workloads" / "eu-bank-chat.yaml")
@@ -242,3 +244,21 @@ def test_beside_a_server_it_asks_the_server(
 def test_a_server_is_refused_an_open_door(capsys: Told) -> None:
     assert run(["serve", "--host", "0.0.0.0"]) == 2
     assert "is not loopback" in capsys.readouterr().err
+
+
+def test_another_command_on_the_directory_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Told
+) -> None:
+    (tmp_path / "loosens.yaml").write_text(LOOSENS)
+    held = DataDirectory(tmp_path / "data")
+    held.acquire()
+    monkeypatch.setattr("policyd.cli.decide.WAIT_FOR_WRITER_S", 0)
+    assert run(["decide", "loosens.yaml", "--data-dir", "data"]) == 1
+    assert "see: docs/errors/audit.locked.md" in capsys.readouterr().err
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    letting_go = threading.Timer(0.5, held.release)
+    letting_go.start()
+    assert run(["decide", "loosens.yaml", "--data-dir", "data"]) == 1
+    letting_go.join()
+    assert "see: docs/errors/workload.loosens.md" in capsys.readouterr().err

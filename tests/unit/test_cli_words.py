@@ -95,6 +95,10 @@ def test_operators(declared: dict[str, Any], shown: str) -> None:
         (["US", "DE"], "DE, US"),
         (["SOC2", "C5"], "SOC2, C5"),
         ({"support_access": ["US"], "cold_start_ms": 12_000}, "support access US; cold start ms 12,000"),
+        (
+            {"ingress": ["US"], "storage": ["US"], "support_access": ["US", "IE"]},
+            "ingress+storage US; support access IE, US",
+        ),
         ("[red]not markup[/red]", "[red]not markup[/red]"),
     ],
 )
