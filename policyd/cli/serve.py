@@ -38,6 +38,8 @@ def serve(
     """
     import asyncio
 
+    from policyd.api.server import loop_factory
+
     settings = settings_of(
         config,
         host=host,
@@ -49,7 +51,8 @@ def serve(
         engine=engine,
         facts=facts,
     )
-    asyncio.run(_serve(settings))
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(_serve(settings))
 
 
 async def _serve(settings: Settings) -> None:
