@@ -113,7 +113,8 @@ async def _engine_checks(settings: Settings, fleet: Fleet | None) -> list[Check]
         except PolicydError as error:
             return [*checks, failed("policies", error)]
         packages = len(snapshot.policies.packages)
-        return [*checks, Check("policies", Health.OK, f"{packages} packages from {root}")]
+        # Some engines know their version only once they have compiled something.
+        return [await check_engine(engine), Check("policies", Health.OK, f"{packages} packages from {root}")]
     finally:
         await engine.close()
 

@@ -186,7 +186,7 @@ async def _test(settings: Settings, kinds: Sequence[str]) -> list[dict[str, Any]
         for kind in kinds:
             engine = make_engine(settings.engine.model_copy(update={"kind": kind}))
             try:
-                await engine.health()
+                await engine.load(tree)
                 results += await _rego_tests(engine, tree, progress)
                 results += await _golden_cases(engine, tree, fleet, settings, progress)
             finally:

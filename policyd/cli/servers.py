@@ -50,18 +50,17 @@ class Server:
             told = str(error) or type(error).__name__
             raise ServerUnreachable(f"the server at {self.address} does not answer: {told}") from None
         if answer.is_success:
+            if not isinstance(_json(answer.content), dict):
+                raise ServerUnreachable(
+                    f"{self.address} answered {answer.status_code} with something that is no document"
+                )
             return answer.content
         raise error_of(answer.status_code, answer.content, self.address)
 
 
 def error_of(status: int, body: bytes, address: str) -> PolicydError:
     """The error that a problem document stands for."""
-    import orjson
-
-    try:
-        problem = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        problem = None
+    problem = _json(body)
     if not isinstance(problem, dict) or not isinstance(problem.get("code"), str):
         return ServerUnreachable(f"{address} answered {status} without a problem document: no policyd answers there")
     known = {error.code: error for error in all_errors()}
@@ -72,6 +71,16 @@ def error_of(status: int, body: bytes, address: str) -> PolicydError:
         if isinstance(finding, dict)
     ]
     return kind(str(problem.get("detail", "")), findings=findings, remedy=problem.get("remedy"))
+
+
+def _json(body: bytes) -> Any:
+    """The JSON value of a body; None when it is none."""
+    import orjson
+
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
 
 
 def told_by(server: Server, answer: Mapping[str, Any]) -> Told:
