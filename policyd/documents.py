@@ -6,22 +6,26 @@ stays the text that it was. The result holds only dicts, lists, text, integers, 
 Refused, each with a finding at its line: numbers with a fraction or exponent (they lose digits: money is quoted), NaN,
 tags, merge keys, several documents in one file, aliases that grow without bound, deep nesting. Every fault of a file is
 found, not only the first, except where the syntax itself is broken.
+
+Plain words mean what YAML 1.2 (core schema) says: ``NO``, ``on`` and ``12:30`` are text. The parser is libyaml through
+PyYAML, with its own 1.1 meanings left out; without libyaml this module does not import.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from functools import cache
 from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
-from ruamel.yaml.reader import ReaderError
+from yaml import CSafeLoader
+from yaml.error import MarkedYAMLError, YAMLError
+from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from yaml.reader import ReaderError
 
 from policyd.errors import Finding
 
@@ -29,9 +33,35 @@ MAX_NODES: Final = 500_000
 """Values in one file, counted after aliases are written out."""
 MAX_NESTING: Final = 40
 MAX_INTEGER: Final = 2**53 - 1
+MAX_DIRECTIVES: Final = 16
+"""Lines that begin with ``%``: the parser compares each tag directive with all before it."""
 
 _INTEGER: Final = re.compile(r"[-+]?(0|[1-9][0-9_]{0,20})")
-_TAG: Final = "tag:yaml.org,2002:"
+_LIKE_INTEGER: Final = re.compile(r"[-+]?([0-9][0-9_]*|0o[0-7_]+|0x[0-9a-fA-F_]+|0b[01_]+)")
+_LIKE_FLOAT: Final = re.compile(
+    r"[-+]?([0-9][0-9_]*(\.[0-9_]*)?|\.[0-9][0-9_]*)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
+)
+_NUMBER_STARTS: Final = frozenset("0123456789+-.")
+
+
+class _Kind(Enum):
+    """What a value is that carries no tag. A tag that an author writes is text, and so never equals one of these."""
+
+    MAPPING = auto()
+    LIST = auto()
+    TEXT = auto()
+    NULL = auto()
+    BOOL = auto()
+    INTEGER = auto()
+    FLOAT = auto()
+    MERGE = auto()
+
+
+_WORDS: Final = (
+    dict.fromkeys(("", "~", "null", "Null", "NULL"), _Kind.NULL)
+    | dict.fromkeys(("true", "True", "TRUE", "false", "False", "FALSE"), _Kind.BOOL)
+    | {"<<": _Kind.MERGE}
+)
 
 Location = tuple[str | int, ...]
 
@@ -74,28 +104,29 @@ def read_yaml(content: bytes, file: str) -> Document:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         return _broken(file, line, "not UTF-8 text")
-    loader = YAML(typ="safe", pure=True)
+    if text.count("\n%") > MAX_DIRECTIVES:
+        return _broken(file, 1, f"more than {MAX_DIRECTIVES} lines that begin with %")
     try:
-        root = loader.compose(text)
+        root = _composed(text)
+    except _Unbounded as error:
+        return _broken(file, error.line, str(error))
     except ReaderError as error:
-        return _broken(file, text.count("\n", 0, error.position) + 1, "a character that YAML does not permit")
+        # The parser counts bytes.
+        line = text.encode().count(b"\n", 0, error.position) + 1
+        return _broken(file, line, "a character that YAML does not permit")
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         told = " ".join(part for part in (error.context, error.problem) if part)
-        return _broken(file, mark.line + 1 if mark else 1, f"not YAML: {told}")
-    except RecursionError:
-        return _broken(file, 1, f"nested deeper than {MAX_NESTING} levels")
-    except (YAMLError, ValueError, LookupError, AttributeError, TypeError, AssertionError) as error:
-        # The parser itself trips over some malformed directives and escapes.
+        # The parser ends a last line that lacks its newline, and then stands one line too far.
+        last = len((text + "|").splitlines())
+        return _broken(file, min(mark.line + 1, last) if mark else 1, f"not YAML: {told}")
+    except (YAMLError, ValueError) as error:
         return _broken(file, 1, f"not YAML: {error}")
     if root is None:
         return Document(None, Spot(file, 1), ())
-    reading = _Reading(file)
-    try:
-        value, spot = reading.read(root, root.start_mark.line + 1, ())
-    except _Unbounded as error:
-        return _broken(file, error.line, str(error))
-    return Document(value, spot, tuple(reading.findings))
+    findings: list[Finding] = []
+    value = _read(root, root.start_mark.line + 1, file, findings)
+    return Document(value, _spot(file, root.start_mark.line + 1, root), tuple(findings))
 
 
 def _broken(file: str, line: int, message: str) -> Document:
@@ -115,97 +146,197 @@ class _Refused(Exception):
     """One key or value that is not read; the file's other values still are."""
 
 
-class _Reading:
-    """One pass over the nodes of a file: values, spots and findings."""
+class _Loader(CSafeLoader):
+    """libyaml's nodes, with the core schema as ``tag``, and bounds while they are made: libyaml's binding recurses."""
 
-    def __init__(self, file: str) -> None:
-        self.file = file
-        self.findings: list[Finding] = []
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth = 0
         self._nodes = 0
 
-    def read(self, node: Node, line: int, around: tuple[int, ...]) -> tuple[Any, Spot]:
-        """The value of a node and its spot; ``around`` are the nodes that it lies in, to see a ring of aliases."""
+    def descend_resolver(self, current_node: Node | None, current_index: Any) -> None:
+        """Called by the parser before each value."""
+        self._depth += 1
         self._nodes += 1
-        if self._nodes > MAX_NODES:
-            raise _Unbounded(line, f"more than {MAX_NODES} values, aliases written out")
-        if len(around) > MAX_NESTING or id(node) in around:
-            raise _Unbounded(line, f"nested deeper than {MAX_NESTING} levels")
-        around = (*around, id(node))
-        if isinstance(node, MappingNode) and node.tag == _TAG + "map":
-            return self._mapping(node, line, around)
-        if isinstance(node, SequenceNode) and node.tag == _TAG + "seq":
-            return self._sequence(node, line, around)
+        if self._depth > MAX_NESTING + 1 or self._nodes > MAX_NODES:
+            line = current_node.start_mark.line + 1 if current_node is not None else 1
+            raise _too_deep(line) if self._depth > MAX_NESTING + 1 else _too_many(line)
+
+    def ascend_resolver(self) -> None:
+        """Called by the parser after each value."""
+        self._depth -= 1
+
+    def resolve(self, kind: type[Node], value: str | None, implicit: Any) -> Any:
+        """The ``_Kind`` of a value without a tag; of a scalar, ``implicit`` says first whether it stands unquoted."""
+        if value is None:
+            return _Kind.MAPPING if kind is MappingNode else _Kind.LIST
+        if not implicit[0]:
+            return _Kind.TEXT
+        word = _WORDS.get(value)
+        if word is not None:
+            return word
+        if value[0] in _NUMBER_STARTS:
+            if _LIKE_INTEGER.fullmatch(value):
+                return _Kind.INTEGER
+            if _LIKE_FLOAT.fullmatch(value):
+                return _Kind.FLOAT
+        return _Kind.TEXT
+
+
+def _composed(text: str) -> Node | None:
+    """The nodes of the one document; raises ``_Unbounded`` and the parser's errors."""
+    loader = _Loader(text)
+    try:
+        root: Node | None = loader.get_single_node()
+    finally:
+        loader.dispose()
+    if root is not None and "&" in text and "*" in text:  # else it has no alias
+        _bound_aliases(root, {})
+    return root
+
+
+def _bound_aliases(node: Node, extents: dict[int, tuple[int, int]]) -> tuple[int, int]:
+    """Values in a node and levels below it, aliases written out; raises ``_Unbounded``. Each node is counted once."""
+    line = node.start_mark.line + 1
+    extent = extents.get(id(node))
+    if extent is None:
+        extents[id(node)] = (0, MAX_NESTING)  # found again below itself, it has no end
+        below = [_bound_aliases(child, extents) for child in _children(node)]
+        extent = (1 + sum(nodes for nodes, _ in below), 1 + max((levels for _, levels in below), default=-1))
+        extents[id(node)] = extent
+    if extent[0] > MAX_NODES:
+        raise _too_many(line)
+    if extent[1] > MAX_NESTING:
+        raise _too_deep(line)
+    return extent
+
+
+def _children(node: Node) -> list[Node]:
+    if isinstance(node, MappingNode):
+        return [child for pair in node.value for child in pair]
+    return node.value if isinstance(node, SequenceNode) else []
+
+
+def _too_deep(line: int) -> _Unbounded:
+    return _Unbounded(line, f"nested deeper than {MAX_NESTING} levels")
+
+
+def _too_many(line: int) -> _Unbounded:
+    return _Unbounded(line, f"more than {MAX_NODES} values, aliases written out")
+
+
+def _kind(node: Node) -> object:
+    """What ``_Loader.resolve`` found, or the text of an author's tag; PyYAML's types know only of the text."""
+    return node.tag
+
+
+def _read(node: Node, line: int, file: str, findings: list[Finding]) -> Any:
+    """The value of a node; what is refused becomes a finding and None."""
+    kind = _kind(node)
+    try:
+        if kind is _Kind.TEXT:
+            return node.value
+        if kind is _Kind.MAPPING:
+            return _read_mapping(node, file, findings)
+        if kind is _Kind.LIST:
+            return [_read(item, item.start_mark.line + 1, file, findings) for item in node.value]
+        return _scalar(node)
+    except _Refused as refused:
+        findings.append(Finding(f"{file}:{line}", str(refused)))
+        return None
+
+
+def _read_mapping(node: Node, file: str, findings: list[Finding]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    lines: dict[str, int] = {}
+    for key_node, value_node in node.value:
+        at = key_node.start_mark.line + 1
         try:
-            if not isinstance(node, ScalarNode):
-                raise _Refused(f"tag {node.tag!r} is not read here")
-            return _scalar(node), Spot(self.file, line)
+            key = _key(key_node)
+            if key in values:
+                raise _Refused(f"key {_shown(key)} stands twice; the first one is in line {lines[key]}")
         except _Refused as refused:
-            self._find(line, str(refused))
-            return None, Spot(self.file, line)
-
-    def _mapping(self, node: MappingNode, line: int, around: tuple[int, ...]) -> tuple[dict[str, Any], Spot]:
-        values: dict[str, Any] = {}
-        spots: dict[str | int, Spot] = {}
-        for key_node, value_node in node.value:
-            at = key_node.start_mark.line + 1
-            try:
-                key = _key(key_node)
-                if key in values:
-                    raise _Refused(f"key {key!r} stands twice; the first one is in line {spots[key].line}")
-            except _Refused as refused:
-                self._find(at, str(refused))
-            else:
-                values[key], spots[key] = self.read(value_node, at, around)
-        return values, Spot(self.file, line, spots)
-
-    def _sequence(self, node: SequenceNode, line: int, around: tuple[int, ...]) -> tuple[list[Any], Spot]:
-        values: list[Any] = []
-        spots: dict[str | int, Spot] = {}
-        for i, item in enumerate(node.value):
-            value, spots[i] = self.read(item, item.start_mark.line + 1, around)
-            values.append(value)
-        return values, Spot(self.file, line, spots)
-
-    def _find(self, line: int, message: str) -> None:
-        self.findings.append(Finding(f"{self.file}:{line}", message))
+            findings.append(Finding(f"{file}:{at}", str(refused)))
+        else:
+            lines[key] = at
+            values[key] = _read(value_node, at, file, findings)
+    return values
 
 
 def _key(node: Node) -> str:
     if not isinstance(node, ScalarNode):
         raise _Refused("a key is text")
-    if node.tag == _TAG + "merge":
+    kind = _kind(node)
+    if kind is _Kind.MERGE:
         raise _Refused("merge keys (<<) are not read here; write the keys out")
-    if node.tag != _TAG + "str":
-        raise _Refused(f"a key is text: quote {node.value!r}")
-    return _text(node.value)
+    if kind is not _Kind.TEXT:
+        raise _Refused(f"a key is text: quote {_shown(node.value)}")
+    key: str = node.value
+    return key
 
 
-def _scalar(node: ScalarNode) -> str | int | bool | None:
+def _scalar(node: Node) -> str | int | bool | None:
     text: str = node.value
-    kind = str(node.tag).removeprefix(_TAG)
-    if kind in ("str", "timestamp"):
-        return _text(text)
-    if kind == "null":
-        return None
-    if kind == "bool":
-        return text.lower() == "true"
-    if kind == "int":
-        if not _INTEGER.fullmatch(text):
-            raise _Refused(f"{text[:40]!r} is not a plain decimal integer; quote it if it is text")
-        if abs(int(text.replace("_", ""))) > MAX_INTEGER:
-            raise _Refused(f"{text[:40]} is larger than {MAX_INTEGER}")
-        return int(text.replace("_", ""))
-    if kind == "float":
-        raise _Refused(f"{text[:40]} is not exact: write money as a quoted decimal ('88.49') and all else whole")
-    raise _Refused(f"tag {node.tag!r} is not read here")
+    match _kind(node):
+        case _Kind.NULL:
+            return None
+        case _Kind.BOOL:
+            return text.lower() == "true"
+        case _Kind.MERGE:
+            raise _Refused("merge keys (<<) are not read here; quote << if it is text")
+        case _Kind.INTEGER:
+            if not _INTEGER.fullmatch(text):
+                raise _Refused(f"{text[:40]!r} is not a plain decimal integer; quote it if it is text")
+            if abs(int(text.replace("_", ""))) > MAX_INTEGER:
+                raise _Refused(f"{text[:40]} is larger than {MAX_INTEGER}")
+            return int(text.replace("_", ""))
+        case _Kind.FLOAT:
+            raise _Refused(f"{text[:40]} is not exact: write money as a quoted decimal ('88.49') and all else whole")
+        case _:
+            raise _Refused(f"tag {_shown(node.tag)} is not read here")
 
 
-def _text(text: str) -> str:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise _Refused("half of a surrogate pair is not a character") from None
-    return text
+class _Below(Mapping[str | int, "Spot"]):
+    """The spots in a node, made when they are first asked for: most files have no fault, and nobody asks."""
+
+    __slots__ = ("_file", "_node", "_spots")
+
+    def __init__(self, file: str, node: Node) -> None:
+        self._file = file
+        self._node = node
+        self._spots: dict[str | int, Spot] | None = None
+
+    def _made(self) -> dict[str | int, Spot]:
+        if self._spots is None:
+            self._spots = {}
+            for key, line, node in _within(self._node):
+                self._spots.setdefault(key, _spot(self._file, line, node))
+        return self._spots
+
+    def __getitem__(self, key: str | int) -> Spot:
+        return self._made()[key]
+
+    def __iter__(self) -> Iterator[str | int]:
+        return iter(self._made())
+
+    def __len__(self) -> int:
+        return len(self._made())
+
+
+def _spot(file: str, line: int, node: Node) -> Spot:
+    return Spot(file, line) if isinstance(node, ScalarNode) else Spot(file, line, _Below(file, node))
+
+
+def _within(node: Node) -> Iterator[tuple[str | int, int, Node]]:
+    """Key or position, line and node of each value that was read in a node."""
+    kind = _kind(node)
+    if kind is _Kind.LIST:
+        for i, item in enumerate(node.value):
+            yield i, item.start_mark.line + 1, item
+    elif kind is _Kind.MAPPING:
+        for key, value in node.value:
+            if _kind(key) is _Kind.TEXT:
+                yield key.value, key.start_mark.line + 1, value
 
 
 def nearest(name: str, known: Sequence[str]) -> str:

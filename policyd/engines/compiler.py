@@ -8,17 +8,14 @@ files, data outside ``settings``, and rules that read documents which are neithe
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Final
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
 from policyd.core.verdict import Package, PolicySet
+from policyd.documents import read_yaml
 from policyd.engines.answers import unrepresentable
 from policyd.engines.capabilities import ARITY, refusal
 from policyd.engines.metadata import PackageDoc, describe
@@ -120,17 +117,14 @@ def settings_of(data: Mapping[PurePosixPath, str]) -> tuple[dict[str, Any], list
 
 def _mapping_of(path: PurePosixPath, text: str, findings: list[Finding]) -> dict[str, Any]:
     """JSON is read as YAML, which holds it."""
-    try:
-        values = YAML(typ="safe", pure=True).load(io.StringIO(text))
-    except YAMLError as fault:
-        mark = getattr(fault, "problem_mark", None)
-        line = mark.line + 1 if mark else 1
-        findings.append(Finding(f"{path}:{line}", f"neither YAML nor JSON: {getattr(fault, 'problem', fault)}"))
+    document = read_yaml(text.encode("utf-8", "surrogatepass"), str(path))
+    findings.extend(document.findings)
+    if document.broken:
         return {}
-    if not isinstance(values, dict):
+    if not isinstance(document.value, dict):
         findings.append(Finding(f"{path}:1", "the file is not a mapping of names to values"))
         return {}
-    return values
+    return document.value
 
 
 def _merge(level: dict[str, Any], values: Mapping[str, Any], path: str) -> Iterator[Finding]:

@@ -13,10 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
 from policyd.core.verdict import Enforcement, RuleDoc
+from policyd.documents import read_yaml
 from policyd.engines.source import Rule, Source, Token
 from policyd.errors import Finding
 
@@ -106,27 +104,22 @@ def _blocks(path: str, comments: Sequence[Token], findings: list[Finding]) -> li
         while following in own_lines:
             body.append(own_lines[following].removeprefix("#"))
             following += 1
-        found.append(_Block(line, following, _yaml(f"{path}:{line}", body, findings)))
+        found.append(_Block(line, following, _yaml(path, line, body, findings)))
     return found
 
 
-def _yaml(where: str, body: Sequence[str], findings: list[Finding]) -> dict[str, Any]:
-    """Comment lines as YAML. One leading blank of every line is layout, the rest is indentation."""
-    text = "\n".join(line[1:] if line.startswith(" ") else line for line in body)
-    try:
-        values = YAML(typ="safe", pure=True).load(text)
-    except YAMLError as fault:
-        mark = getattr(fault, "problem_mark", None)
-        path, _, first = where.rpartition(":")
-        line = int(first) + 1 + (mark.line if mark else 0)
-        findings.append(Finding(f"{path}:{line}", f"the METADATA is no YAML: {getattr(fault, 'problem', fault)}"))
+def _yaml(path: str, line: int, body: Sequence[str], findings: list[Finding]) -> dict[str, Any]:
+    """Comment lines below a marker as YAML. One leading blank of each is layout, the rest is indentation."""
+    # Empty lines stand for the file above, so that findings name lines of the file.
+    text = "\n" * line + "\n".join(line[1:] if line.startswith(" ") else line for line in body)
+    document = read_yaml(text.encode("utf-8", "surrogatepass"), path)
+    findings.extend(Finding(fault.where, f"the METADATA: {fault.message}") for fault in document.findings)
+    if document.value is None:
         return {}
-    if values is None:
+    if not isinstance(document.value, dict):
+        findings.append(Finding(f"{path}:{line}", "the METADATA is not a mapping of names to values"))
         return {}
-    if not isinstance(values, dict):
-        findings.append(Finding(where, "the METADATA is not a mapping of names to values"))
-        return {}
-    return values
+    return document.value
 
 
 def _block_above(blocks: Sequence[_Block], line: int) -> _Block | None:

@@ -15,8 +15,6 @@ from typing import Any, Final
 
 import orjson
 from pydantic import ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from audit.record import digest
 from policyd.core.decide import Decision, decide
@@ -27,6 +25,7 @@ from policyd.core.sheet import Sheet
 from policyd.core.snapshot import Permits, Snapshot
 from policyd.core.verdict import PolicySet
 from policyd.core.workload import WorkloadRequest
+from policyd.documents import Document, read_yaml
 from policyd.errors import Finding, PolicydError, PolicyInvalid
 from policyd.services.clock import from_rfc3339
 from policyd.services.frames import Frames
@@ -60,19 +59,37 @@ class CaseResult:
 
 
 def load_cases(directory: Path) -> list[Case]:
-    """Every case below a directory, by file and position. Raises ``PolicyInvalid`` with each unreadable file."""
+    """Every case of a directory, by file and position. Raises ``PolicyInvalid`` with what is no case, at its line."""
     cases: list[Case] = []
     findings: list[Finding] = []
     for path in sorted(directory.glob("*.yaml")):
         try:
-            document = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-            listed = [case for group in document.values() for case in group]
-            cases += [Case(str(path), str(case["name"]), case) for case in listed]
-        except (OSError, UnicodeDecodeError, YAMLError, AttributeError, TypeError, KeyError) as error:
-            findings.append(Finding(str(path), f"holds no list of cases with names: {' '.join(str(error).split())}"))
+            document = read_yaml(path.read_bytes(), str(path))
+        except OSError as error:
+            findings.append(Finding(str(path), f"cannot be read: {error.strerror}"))
+            continue
+        findings += document.findings
+        if not document.findings:
+            cases += _cases_of(document, str(path), findings)
     if findings:
         raise PolicyInvalid(f"golden cases cannot be read: {findings[0]}", findings=findings)
     return cases
+
+
+def _cases_of(document: Document, file: str, findings: list[Finding]) -> Iterator[Case]:
+    if not isinstance(document.value, dict):
+        findings.append(Finding(str(document.spot), "holds no mapping from a name to a list of cases"))
+        return
+    for group, listed in document.value.items():
+        spot = document.spot.at((group,))
+        if not isinstance(listed, list):
+            findings.append(Finding(str(spot), f"`{group}` is no list of cases"))
+            continue
+        for i, case in enumerate(listed):
+            if isinstance(case, dict) and isinstance(case.get("name"), str):
+                yield Case(file, case["name"], case)
+            else:
+                findings.append(Finding(str(spot.at((i,))), "a case is a mapping with a `name`"))
 
 
 @dataclass

@@ -98,7 +98,7 @@ FAULTS = {
     ),
     '# METADATA\n# titel: x\ndeny contains {"rule": "a"} if input.pool.x\n': "did you mean title?",
     '# METADATA\n# custom: {enforcement: harsh}\ndeny contains {"rule": "a"} if input.pool.x\n': "is one of hard, soft",
-    '# METADATA\n# title: [\ndeny contains {"rule": "a"} if input.pool.x\n': "the METADATA is no YAML",
+    '# METADATA\n# title: [\ndeny contains {"rule": "a"} if input.pool.x\n': "rego:14: the METADATA: not YAML",
     '# METADATA\n# title: x\n\ndeny contains {"rule": "a"} if input.pool.x\n': "stands above neither",
     "helper := 1\n": "the package exports none",
 }
