@@ -94,7 +94,21 @@ class EmbeddedEngine:
         compiled = await compile_tree(tree, self.name)
         self._bundle(tree.digest).write_bytes(compiled.bundle)
         self._sets[tree.digest] = compiled.policies
+        await self._warm(tree.digest)
         return compiled.policies
+
+    async def _warm(self, digest: str) -> None:
+        """Start the workers that do not run yet, so that the first question finds them ready."""
+
+        async def start() -> None:
+            worker = await Worker.start(self._memory_bytes)
+            self._all.add(worker)
+            await self._ready(worker, digest)
+            await self._give_back(worker)
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(self._limit - len(self._all)):
+                group.create_task(start())
 
     async def evaluate(self, digest: str, questions: Sequence[Question], deadline_ms: int) -> list[Answer]:
         """Answer every question, in order. ``deadline_ms`` is for each question. Raises ``EngineUnavailable`` for a

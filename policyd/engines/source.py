@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 from policyd.errors import Finding
@@ -138,6 +139,7 @@ def syntax_findings(path: str, source: Source) -> list[Finding]:
         findings.append(Finding(f"{path}:1", "the module has no package line"))
     for rule in source.rules:
         findings.extend(_bodies_without_if(path, rule))
+        findings.extend(_every(path, rule))
         if rule.name in _EXPORTED:
             findings.extend(_template_strings(path, rule))
     return findings
@@ -159,6 +161,29 @@ def _bodies_without_if(path: str, rule: Rule) -> Iterator[Finding]:
                     f"the body of '{rule.name}' has no `if`: this is Rego version 0; write `{rule.name} … if {{ … }}`",
                 )
         before = token
+
+
+def _every(path: str, rule: Rule) -> Iterator[Finding]:
+    """What regopy fails on inside an ``every``, or takes for true: ``not``, another ``every``, a comprehension."""
+    opened: list[int] = []
+    awaited: int | None = None
+    for before, token in pairwise((None, *rule.tokens)):
+        if token is None:
+            continue
+        body = token.kind == "sign" and token.text == "{" and before is not None and _ends_value(before)
+        if token.kind == "sign" and token.text == "}" and opened and token.depth <= opened[-1]:
+            opened.pop()
+        elif body and awaited == token.depth:
+            opened.append(token.depth)
+            awaited = None
+        elif opened and (token.text == "|" or (token.kind == "name" and token.text in {"not", "every"})):
+            yield Finding(
+                f"{path}:{token.line}",
+                f"`{token.text}` inside `every` is not evaluated alike by both engines; count what breaks the rule "
+                "instead: `count([x | some x in xs; broken(x)]) == 0`",
+            )
+        if token.kind == "name" and token.text == "every":
+            awaited = token.depth
 
 
 def _ends_value(token: Token) -> bool:

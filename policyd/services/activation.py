@@ -18,7 +18,7 @@ from policyd.core.fleet import Fleet
 from policyd.core.inputs import INPUT_SHAPE, shape_at
 from policyd.core.snapshot import Permits, Snapshot
 from policyd.core.verdict import PolicySet
-from policyd.errors import EngineUnavailable, Finding, PolicyInvalid
+from policyd.errors import EngineUnavailable, Finding, PolicydError, PolicyInvalid
 from policyd.ports import Engine, PolicyTree
 from policyd.services.clock import Now, now_us, rfc3339, uuid7
 from policyd.services.decisions import Log
@@ -49,9 +49,13 @@ class Activation:
         policies = await self.engine.load(tree)
         findings = list(unreadable_paths(policies))
         if findings:
-            await self.engine.unload(tree.digest)
+            await self._drop(tree.digest)
             raise PolicyInvalid(f"a package reads what no input has: {findings[0]}", findings=findings)
-        entitlements = self.entitlements_of(tree.casbin_model, tree.casbin_rows, fleet)
+        try:
+            entitlements = self.entitlements_of(tree.casbin_model, tree.casbin_rows, fleet)
+        except PolicydError:
+            await self._drop(tree.digest)
+            raise
         snapshot = Snapshot(policies, fleet, entitlements)
         for model in fleet.models:
             snapshot.grouping(model)
@@ -70,8 +74,13 @@ class Activation:
     async def _forget(self) -> None:
         """Unload policies that no kept snapshot uses."""
         gone, self._before = self._before[:-KEPT_BEFORE], self._before[-KEPT_BEFORE:]
-        kept = {snapshot.policies.digest for snapshot in [self.current(), *self._before]}
-        for digest in {snapshot.policies.digest for snapshot in gone} - kept:
+        for digest in {snapshot.policies.digest for snapshot in gone}:
+            await self._drop(digest)
+
+    async def _drop(self, digest: str) -> None:
+        """Have the engine forget policies, unless the live snapshot or one before it is made of them."""
+        kept = [*self._before, *([self._live] if self._live is not None else [])]
+        if digest not in {snapshot.policies.digest for snapshot in kept}:
             await self.engine.unload(digest)
 
     def _entry(self, snapshot: Snapshot) -> Entry:

@@ -1,0 +1,92 @@
+"""What an ``every`` may hold: the forms that regopy gets wrong are refused, the others get OPA's verdict from it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+import orjson
+import pytest
+
+from policyd.core.verdict import Question
+from policyd.engines.embedded import EmbeddedEngine
+from policyd.errors import PolicyInvalid
+from policyd.ports import PolicyTree
+
+HEAD = """# METADATA
+# title: Every
+# custom:
+#   enforcement: hard
+#   owner: tests
+#   remedy: none
+package placement.alike
+
+deny contains violation if {
+	BODY
+	violation := {"rule": "all", "observed": true, "required": false}
+}
+"""
+TREE = PolicyTree("sha256:every", None, {}, {}, {}, "", "")
+REFUSED = {
+    "not": "every x in input.pool.dedicated_to { not x in input.tenant.certifications }",
+    "nested": "every x in input.pool.dedicated_to { every y in input.tenant.certifications { y == x } }",
+    "comprehension": "every x in input.pool.dedicated_to { count([y | some y in input.pool.l; y == x]) == 0 }",
+    "over a set": 'every x in {"a", "b"} { not x in input.pool.dedicated_to }',
+}
+KEPT = {
+    "member": "every x in input.pool.dedicated_to { x in input.tenant.certifications }",
+    "some": "every x in input.pool.dedicated_to { some y in input.tenant.certifications; y == x }",
+    "compare": 'every x in input.pool.dedicated_to { x != "z" }',
+    "two": 'every x in input.pool.dedicated_to { x != "z"; x in input.tenant.certifications }',
+    "index": "every i, x in input.pool.dedicated_to { x in input.tenant.certifications; i < 1 }",
+    "local": "every x in input.pool.dedicated_to { y := x; y in input.tenant.certifications }",
+}
+INPUTS = [(["p"], ["p"]), (["p"], ["z"]), (["p", "z"], ["z"]), ([], ["z"]), (["z"], [])]
+
+
+def tree(body: str) -> PolicyTree:
+    return replace(TREE, modules={PurePosixPath("alike/alike.rego"): HEAD.replace("BODY", body)})
+
+
+@pytest.mark.parametrize("body", REFUSED.values(), ids=REFUSED)
+def test_forms_that_differ_are_refused(body: str) -> None:
+    async def run() -> None:
+        engine = EmbeddedEngine(1)
+        try:
+            with pytest.raises(PolicyInvalid) as raised:
+                await engine.load(tree(body))
+            assert [f.where for f in raised.value.findings if "inside `every`" in f.message] == ["alike/alike.rego:10"]
+        finally:
+            await engine.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("body", KEPT.values(), ids=KEPT)
+def test_forms_that_are_kept_agree_with_opa(body: str, opa_binary: Path, tmp_path: Path) -> None:
+    documents = [{"pool": {"dedicated_to": a}, "tenant": {"certifications": b}} for a, b in INPUTS]
+
+    async def embedded() -> list[bool]:
+        engine = EmbeddedEngine(1)
+        try:
+            await engine.load(tree(body))
+            questions = [Question("alike", orjson.dumps(document)) for document in documents]
+            answers = await engine.evaluate("sha256:every", questions, 5_000)
+            assert [answer.error for answer in answers] == [None] * len(answers)
+            return [bool(answer.deny) for answer in answers]
+        finally:
+            await engine.close()
+
+    module = tmp_path / "every.rego"
+    module.write_text(HEAD.replace("BODY", body))
+    said = []
+    for document in documents:
+        command = [opa_binary, "eval", "-d", module, "-I", "data.placement.alike.deny", "-f", "raw"]
+        done = subprocess.run(command, input=json.dumps(document), capture_output=True, text=True, check=True)
+        said.append(done.stdout.strip() != "[]")
+    assert asyncio.run(embedded()) == said
+    assert any(said)
+    assert not all(said)
