@@ -54,6 +54,7 @@ def demo(
         # The demo shows the shipped examples, so settings of the surroundings do not count here.
         settings = load_settings(_nothing(Path(scratch)), environment={}, flags=flags)
         asyncio.run(_show(settings, files, full))
+    _next(data())
 
 
 def _nothing(scratch: Path) -> Path:
@@ -118,7 +119,6 @@ async def _tell(parts: Running, address: str, files: list[str], full: bool, cons
         draw_full(explained, console)
     else:
         draw_guided(explained, console)
-    _next(console)
 
 
 def _decide(address: str, file: str) -> Told:

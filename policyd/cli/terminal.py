@@ -90,19 +90,9 @@ def emit_bytes(body: bytes, output: Output, table: Callable[[Console], None]) ->
 def encoded(document: Any, output: Output) -> str:
     """A document (JSON values) as JSON or YAML text."""
     if output is Output.YAML:
-        from io import StringIO
+        from policyd.documents import write_yaml
 
-        from ruamel.yaml import YAML
-
-        yaml = YAML(typ="safe", pure=True)
-        yaml.default_flow_style = False
-        yaml.allow_unicode = True
-        yaml.width = WIDTH_WITHOUT_TERMINAL
-        # Keys keep the order of the contract.
-        yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # ruamel's attribute has no type
-        stream = StringIO()
-        yaml.dump(document, stream)
-        return stream.getvalue()
+        return write_yaml(document, width=WIDTH_WITHOUT_TERMINAL)
     import orjson
 
     return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode("utf-8")
