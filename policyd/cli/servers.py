@@ -63,7 +63,8 @@ def error_of(status: int, body: bytes, address: str) -> PolicydError:
     problem = _json(body)
     if not isinstance(problem, dict) or not isinstance(problem.get("code"), str):
         return ServerUnreachable(f"{address} answered {status} without a problem document: no policyd answers there")
-    known = {error.code: error for error in all_errors()}
+    # Bases come first in the tree, and a narrower class of the same code is a matter inside the server.
+    known = {error.code: error for error in reversed(all_errors())}
     kind = known.get(problem["code"], PolicydError)
     findings = [
         Finding(str(finding.get("where", "")), str(finding.get("message", "")))

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from policyd.cli.main import run
+from policyd.documents import read_yaml
 from policyd.services.data_directory import DataDirectory
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -163,11 +164,9 @@ def test_the_table_has_every_column_and_reason(
 
 
 def test_yaml_is_the_same_document(logged: tuple[Path, dict[str, Any]], capsys: Told) -> None:
-    from ruamel.yaml import YAML
-
     data, answers = logged
     assert run(["explain", answers["deny"]["id"], "--data-dir", str(data), "--output", "yaml"]) == 0
-    shown = YAML(typ="safe", pure=True).load(capsys.readouterr().out)
+    shown = read_yaml(capsys.readouterr().out.encode(), "stdout").value
     assert shown["rejected"][0]["violations"] == answers["deny"]["rejected"][0]["violations"]
 
 

@@ -17,7 +17,7 @@ from policyd.cli import failures
 from policyd.cli.main import app, run
 from policyd.errors import Finding, NotFound
 
-HEAVY = ("fastapi", "uvicorn", "sqlalchemy", "sqlmodel", "casbin", "regopy", "httpx", "ruamel", "dulwich")
+HEAVY = ("fastapi", "uvicorn", "sqlalchemy", "sqlmodel", "casbin", "regopy", "httpx", "yaml", "dulwich")
 
 
 def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
