@@ -1,4 +1,4 @@
-"""YAML files as plain JSON values that remember their lines, and model errors as findings at those lines.
+"""YAML as plain JSON values that remember their lines, and back; model errors as findings at those lines.
 
 Rules: text is UTF-8; keys are text and stand once; numbers are plain decimal integers of at most 2**53 - 1; a date
 stays the text that it was. The result holds only dicts, lists, text, integers, booleans and None.
@@ -22,7 +22,8 @@ from functools import cache
 from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
-from yaml import CSafeLoader
+from yaml import CSafeLoader, SafeDumper
+from yaml import dump as dump_yaml
 from yaml.error import MarkedYAMLError, YAMLError
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from yaml.reader import ReaderError
@@ -337,6 +338,38 @@ def _within(node: Node) -> Iterator[tuple[str | int, int, Node]]:
         for key, value in node.value:
             if _kind(key) is _Kind.TEXT:
                 yield key.value, key.start_mark.line + 1, value
+
+
+class YamlWriter(SafeDumper):
+    """Writes JSON values as YAML that any reader, of YAML 1.1 or 1.2, reads back as they were; nothing is an alias."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """A value that stands in two places is written twice."""
+        return True
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+        """The items of a list stand deeper than its key."""
+        super().increase_indent(flow, False)
+
+
+def _text_node(writer: YamlWriter, text: str) -> ScalarNode:
+    # A reader makes other line breaks of these, unless they are escaped.
+    style = '"' if any(mark in text for mark in "\x85\u2028\u2029") else None
+    return writer.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+YamlWriter.add_representer(str, _text_node)
+# Texts that only YAML 1.2 takes for numbers are quoted too.
+YamlWriter.add_implicit_resolver("tag:yaml.org,2002:int", _LIKE_INTEGER, list(_NUMBER_STARTS))
+YamlWriter.add_implicit_resolver("tag:yaml.org,2002:float", _LIKE_FLOAT, list(_NUMBER_STARTS))
+
+
+def write_yaml(value: Any, *, width: int, writer: type[YamlWriter] = YamlWriter) -> str:
+    """JSON values as one YAML document: keys in their order, texts folded at ``width`` columns where they can be."""
+    text: str = dump_yaml(
+        value, Dumper=writer, default_flow_style=False, allow_unicode=True, sort_keys=False, width=width
+    )
+    return text
 
 
 def nearest(name: str, known: Sequence[str]) -> str:

@@ -6,18 +6,44 @@ Rules: what is written loads again as it was; money and dates keep their form; n
 from __future__ import annotations
 
 import ast
-import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap
-from ruamel.yaml.scalarstring import DoubleQuotedScalarString
+from yaml.nodes import MappingNode, ScalarNode
+
+from policyd.documents import YamlWriter, write_yaml
 
 _MONEY: Final = ("amount", "input", "output")
 _MIB_PER_GIB: Final = 1024
 _GPU_INFO_MAX: Final = 2_000
+_WIDTH: Final = 110
+
+
+class _Money(str):
+    """An amount of money: quoted, so that nobody's reader makes a float of it."""
+
+    __slots__ = ()
+
+
+class _OneLine(dict[str, Any]):
+    """A small mapping that is written on one line."""
+
+
+class _Writer(YamlWriter):
+    """Writes fleet files as a person would."""
+
+
+def _money(writer: _Writer, value: _Money) -> ScalarNode:
+    return writer.represent_scalar("tag:yaml.org,2002:str", str(value), style='"')
+
+
+def _one_line(writer: _Writer, value: _OneLine) -> MappingNode:
+    return writer.represent_mapping("tag:yaml.org,2002:map", value, flow_style=True)
+
+
+_Writer.add_representer(_Money, _money)
+_Writer.add_representer(_OneLine, _one_line)
 
 
 def pools_yaml(pools: Sequence[Mapping[str, Any]], heading: str, facts: Iterable[str]) -> str:
@@ -26,12 +52,8 @@ def pools_yaml(pools: Sequence[Mapping[str, Any]], heading: str, facts: Iterable
     lines = [f"# {line}" for line in heading.splitlines()]
     lines += ["# Not known from the list, and refused until a person writes them down, best as `pool_defaults`:"]
     lines += _wrapped(unknown)
-    text = io.StringIO()
-    writer = YAML()
-    writer.width = 110
-    writer.indent(mapping=2, sequence=4, offset=2)
-    writer.dump({"pools": [_node(pool) for pool in pools]}, text)
-    return "\n".join(lines) + "\n\n" + text.getvalue()
+    text = write_yaml({"pools": [_node(pool) for pool in pools]}, width=_WIDTH, writer=_Writer)
+    return "\n".join(lines) + "\n\n" + text
 
 
 def _wrapped(names: Sequence[str]) -> list[str]:
@@ -40,13 +62,11 @@ def _wrapped(names: Sequence[str]) -> list[str]:
 
 def _node(value: Any, key: str = "") -> Any:
     if isinstance(value, Mapping):
-        node = CommentedMap((name, _node(below, name)) for name, below in value.items())
-        if key in ("accelerator", "locations"):
-            node.fa.set_flow_style()
-        return node
+        node = {name: _node(below, name) for name, below in value.items()}
+        return _OneLine(node) if key in ("accelerator", "locations") else node
     if isinstance(value, list):
         return [_node(item) for item in value]
-    return DoubleQuotedScalarString(value) if key in _MONEY else value
+    return _Money(value) if key in _MONEY else value
 
 
 def gpu_memory_gib(text: str) -> int | None:
