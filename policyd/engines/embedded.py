@@ -29,10 +29,9 @@ from policyd.ports import PolicyTree, TestResult
 
 DEFAULT_WORKERS: Final = 2
 DEFAULT_WORKER_MEMORY_BYTES: Final = 512 * 1024**2
-CHUNK_QUESTIONS: Final = 32
-"""Most questions handed to a worker at once; fewer when the batch is small, so that all workers end together."""
-
-CHUNKS_PER_WORKER: Final = 4
+CHUNK_QUESTIONS: Final = 256
+"""Most questions handed to a worker at once. A usual batch is one chunk for each worker: a round trip between two costs
+more than a worker that ends early, and dealing the questions out in turn gives each the same mix."""
 
 MAX_STRIKES: Final = 2
 """Deadlines or crashes after which a package is not tried again within one batch."""
@@ -125,7 +124,9 @@ class EmbeddedEngine:
                 batch.answers[index] = Answer(error=f"{question.package}: {fault}")
             else:
                 batch.waiting.append(index)
-        batch.chunk_size = max(1, min(CHUNK_QUESTIONS, len(batch.waiting) // (self._limit * CHUNKS_PER_WORKER)))
+        waiting = list(batch.waiting)
+        batch.waiting = deque(index for turn in range(self._limit) for index in waiting[turn :: self._limit])
+        batch.chunk_size = max(1, min(CHUNK_QUESTIONS, -(-len(waiting) // self._limit)))
         runners = min(self._limit, -(-len(batch.waiting) // batch.chunk_size))
         async with asyncio.TaskGroup() as group:
             for _ in range(runners):
@@ -165,7 +166,7 @@ class EmbeddedEngine:
         except EngineTimeout as fault:
             _strike(batch, chunk[position], str(fault))
         except WorkerDied:
-            _crash(batch, chunk[position])
+            _crash(batch, [index for index in chunk[position:] if batch.answers[index] is None])
         finally:
             if not finished:
                 batch.waiting.extendleft(index for index in reversed(chunk) if batch.answers[index] is None)
@@ -282,11 +283,12 @@ def _strike(batch: _Batch, index: int, reason: str) -> None:
     batch.answers[index] = Answer(error=f"{package}: {reason}")
 
 
-def _crash(batch: _Batch, index: int) -> None:
-    if index in batch.crashed_once:
-        _strike(batch, index, "the engine died during the evaluation, twice")
+def _crash(batch: _Batch, suspects: Sequence[int]) -> None:
+    """Answers leave a worker in bundles, so any open question of its chunk may have killed it: each is tried alone."""
+    if len(suspects) == 1 and suspects[0] in batch.crashed_once:
+        _strike(batch, suspects[0], "the engine died during the evaluation, twice")
     else:
-        batch.crashed_once.add(index)
+        batch.crashed_once.update(suspects)
 
 
 def _request(question: Question, policies: PolicySet) -> tuple[dict[str, str], str]:
