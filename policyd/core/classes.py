@@ -18,7 +18,7 @@ import orjson
 
 from policyd.core.cost import Pricing, pricing_of
 from policyd.core.fleet import Fleet
-from policyd.core.inputs import CLASS_SHAPE, missing_facts, performance_of, pool_side
+from policyd.core.inputs import CLASS_SHAPE, missing_facts, performance_of, pool_facts, serving_facts
 from policyd.core.projection import project
 from policyd.core.verdict import Package, PolicySet, Question
 from policyd.core.workload import Workload
@@ -40,28 +40,67 @@ class Grouping:
     missing: Mapping[str, Mapping[str, tuple[str, ...]]]
 
 
-def group_pools(fleet: Fleet, policies: PolicySet, model: str) -> Grouping:
+@dataclass(frozen=True)
+class PackageGroups:
+    """The pools as one package tells them apart, and those about which a fact that it reads is missing."""
+
+    groups: Mapping[bytes, tuple[str, ...]]
+    missing: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class PoolSides:
+    """The pools of a fleet as documents, and their groups for the packages that read nothing of how a model is served.
+
+    Made once per snapshot; ``Grouping`` adds what depends on the model.
+    """
+
+    documents: Mapping[str, Mapping[str, Any]]
+    alone: Mapping[str, PackageGroups]
+
+
+def pool_sides(fleet: Fleet, policies: PolicySet) -> PoolSides:
+    """Every pool as policies see it, whatever the model."""
+    documents = {pool.id: {"pool": pool_facts(pool)} for pool in fleet.pools.values()}
+    alone = {
+        package.name: _group(package, documents) for package in policies.packages.values() if not _asks_serving(package)
+    }
+    return PoolSides(documents, alone)
+
+
+def group_pools(fleet: Fleet, policies: PolicySet, model: str, sides: PoolSides) -> Grouping:
     """Group every pool of the fleet by the pool side of what each package reads."""
-    sides = {pool.id: pool_side(pool, model, fleet) for pool in fleet.pools.values()}
-    offered = frozenset(name for name, side in sides.items() if "serving" in side)
-    groups: dict[str, dict[bytes, tuple[str, ...]]] = {}
-    missing: dict[str, dict[str, tuple[str, ...]]] = {}
-    for package in policies.packages.values():
-        reads = _side(package, class_side=False)
-        asks_serving = any(path[:1] in ((), ("serving",)) for path in reads)
-        by_json: dict[bytes, list[str]] = {}
-        absent: dict[str, tuple[str, ...]] = {}
-        for name, side in sides.items():
-            if asks_serving and name not in offered:
-                continue
-            faults = _missing(side, reads, package.optional)
-            if faults:
-                absent[name] = faults
-            else:
-                by_json.setdefault(orjson.dumps(project(side, reads), option=_CANONICAL), []).append(name)
-        groups[package.name] = {key: tuple(names) for key, names in by_json.items()}
-        missing[package.name] = absent
-    return Grouping(offered, _pricings(fleet, model), groups, missing)
+    served = {pool.id: serving_facts(pool, model, fleet) for pool in fleet.pools.values()}
+    documents = {
+        name: {**sides.documents[name], "serving": serving} for name, serving in served.items() if serving is not None
+    }
+    by_package = {
+        package.name: sides.alone.get(package.name) or _group(package, documents)
+        for package in policies.packages.values()
+    }
+    return Grouping(
+        offered=frozenset(documents),
+        pricing=_pricings(fleet, model),
+        groups={name: found.groups for name, found in by_package.items()},
+        missing={name: found.missing for name, found in by_package.items()},
+    )
+
+
+def _asks_serving(package: Package) -> bool:
+    return any(path[:1] in ((), ("serving",)) for path in package.reads)
+
+
+def _group(package: Package, documents: Mapping[str, Mapping[str, Any]]) -> PackageGroups:
+    reads = _side(package, class_side=False)
+    groups: dict[bytes, list[str]] = {}
+    missing: dict[str, tuple[str, ...]] = {}
+    for name, document in documents.items():
+        faults = _missing(document, reads, package.optional)
+        if faults:
+            missing[name] = faults
+        else:
+            groups.setdefault(orjson.dumps(project(document, reads), option=_CANONICAL), []).append(name)
+    return PackageGroups({key: tuple(names) for key, names in groups.items()}, missing)
 
 
 def _pricings(fleet: Fleet, model: str) -> dict[str, Pricing | str]:

@@ -2,13 +2,13 @@
 
 Filter first (exact context length, health, headroom), then score what is left on five components of 0..1000 each:
 
-| component    | made of                                                                      | where                     |
-|--------------|------------------------------------------------------------------------------|---------------------------|
-| control      | tenancy, hardware, account, seats, certificates                              | ``core.control``, sheet   |
-| availability | steadiness (sheet, 0..500), headroom (0..300) and queue (0..200) from facts  | here                      |
-| price        | cheapest surviving cost / this pool's cost                                   | here                      |
-| latency      | slack of time to first token against the SLA class                           | sheet                     |
-| preference   | sum of the policies' ``prefer``                                              | sheet                     |
+| component    | made of                                                              | where                   |
+|--------------|----------------------------------------------------------------------|-------------------------|
+| control      | tenancy, hardware, account, seats, certificates                      | ``core.control``, sheet |
+| availability | steadiness (sheet, 0..500); headroom (0..300), queue (0..200): facts | sheet and here          |
+| price        | cheapest surviving cost / this pool's cost                           | here                    |
+| latency      | slack of time to first token against the SLA class                   | sheet                   |
+| preference   | sum of the policies' ``prefer``                                      | sheet                   |
 
 The weights come from the SLA class; equal scores order by pool id. Same inputs give the same bytes.
 """
@@ -159,7 +159,7 @@ def _violation(rule: str, message: str, observed: Any, required: Any, remedy: st
 
 
 def denied_by(sheet: Sheet, refused: list[tuple[Row, Mapping[str, Any]]]) -> str:
-    """``capacity`` when a pool was eligible; ``budget`` when budget alone stood in the way of one; else ``eligibility``."""
+    """``capacity`` when a pool was eligible, ``budget`` when budget alone refused one, else ``eligibility``."""
     if refused:
         return "capacity"
     for entry in sheet.refused:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, Field
@@ -44,7 +44,7 @@ class ModelVersion(Declared):
 
 
 class Model(Declared):
-    """A model of the registry. ``versions`` are newest first; the first one approved in an environment is its default."""
+    """A model of the registry. ``versions`` are newest first; an environment's default is the first approved in it."""
 
     name: Name
     versions: tuple[ModelVersion, ...] = Field(min_length=1)
@@ -73,7 +73,7 @@ class Floors(Declared):
     """The least protection of a tenant or project. A request, and a project under its tenant, may only tighten.
 
     ``foreign_control``: how an operator or parent seated outside ``permitted_seats`` counts. ``tenancy`` is the least
-    isolated form that is accepted (``shared`` accepts all). Tenants state every field; a project states what it tightens.
+    isolated form that is accepted (``shared`` accepts all). Tenants state every field, projects what they tighten.
     """
 
     classification: Level | None = None
@@ -241,7 +241,7 @@ class Fleet:
 
 
 def dangling(document: FleetDocument) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    """Every reference to a name that does not exist and every id given twice, as (location in the document, message)."""
+    """Every reference to a name that does not exist and every id given twice: location in the document, message."""
     models = {model.name for model in document.models}
     classes = {sla.name for sla in document.sla_classes}
     sources = {source.name for source in document.data_sources}
@@ -265,31 +265,47 @@ def dangling(document: FleetDocument) -> Iterator[tuple[tuple[str | int, ...], s
     yield from _currencies(document)
 
 
+_STATED_FLOORS: Final = (
+    "residency",
+    "foreign_control",
+    "permitted_seats",
+    "tenancy",
+    "network",
+    "account",
+    "certifications",
+    "max_retention_days",
+    "training_allowed",
+)
+"""What every tenant states. A classification need not be: without one, the strictest holds."""
+
+
 def _dangling_tenant(
     at: tuple[str | int, ...], tenant: Tenant, classes: set[str], sources: set[str]
 ) -> Iterator[tuple[tuple[str | int, ...], str]]:
     for j, name in enumerate(tenant.sla_classes):
         if name not in classes:
             yield (*at, "sla_classes", j), f"unknown SLA class {name!r}"
-    for name in ("residency", "foreign_control", "permitted_seats", "tenancy", "network", "account", "certifications"):
-        if getattr(tenant.floors, name) is None:
-            yield (*at, "floors"), f"tenant {tenant.name!r} does not state its floor {name!r}"
-    for name in ("max_retention_days", "training_allowed"):
+    for name in _STATED_FLOORS:
         if getattr(tenant.floors, name) is None:
             yield (*at, "floors"), f"tenant {tenant.name!r} does not state its floor {name!r}"
     if tenant.default_project is not None and tenant.project(tenant.default_project) is None:
         yield (*at, "default_project"), f"unknown project {tenant.default_project!r}"
-    for where, defaults in [("defaults", tenant.defaults)]:
-        if defaults.sla_class is not None and defaults.sla_class not in tenant.sla_classes:
-            yield (*at, where, "sla_class"), f"{defaults.sla_class!r} is not among the tenant's SLA classes"
+    if tenant.defaults.sla_class is not None and tenant.defaults.sla_class not in tenant.sla_classes:
+        yield (*at, "defaults", "sla_class"), f"{tenant.defaults.sla_class!r} is not among the tenant's SLA classes"
     for j, project in enumerate(tenant.projects):
-        if project.defaults.sla_class is not None and project.defaults.sla_class not in tenant.sla_classes:
-            yield (*at, "projects", j, "defaults", "sla_class"), "not among the tenant's SLA classes"
-        if project.defaults.environment is not None and project.defaults.environment not in project.environments:
-            yield (*at, "projects", j, "defaults", "environment"), "not among the project's environments"
-        for k, source in enumerate(project.sources):
-            if source not in sources:
-                yield (*at, "projects", j, "sources", k), f"unknown data source {source!r}"
+        yield from _dangling_project((*at, "projects", j), project, tenant, sources)
+
+
+def _dangling_project(
+    at: tuple[str | int, ...], project: Project, tenant: Tenant, sources: set[str]
+) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    if project.defaults.sla_class is not None and project.defaults.sla_class not in tenant.sla_classes:
+        yield (*at, "defaults", "sla_class"), "not among the tenant's SLA classes"
+    if project.defaults.environment is not None and project.defaults.environment not in project.environments:
+        yield (*at, "defaults", "environment"), "not among the project's environments"
+    for k, source in enumerate(project.sources):
+        if source not in sources:
+            yield (*at, "sources", k), f"unknown data source {source!r}"
 
 
 def _twice(document: FleetDocument) -> Iterator[tuple[tuple[str | int, ...], str]]:

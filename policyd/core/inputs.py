@@ -214,11 +214,9 @@ def _sla_side(sla: SlaClass) -> dict[str, Any]:
 
 def pool_side(pool: Pool, model: str, fleet: Fleet) -> dict[str, Any]:
     """The pool side of the input document: the pool, and how it would serve ``model`` (absent when it does not)."""
-    side: dict[str, Any] = {"pool": _pool_facts(pool)}
-    offering = pool.offering(model)
-    if offering is not None:
-        side["serving"] = _serving_facts(pool, offering, performance_of(pool, offering, fleet))
-    return side
+    serving = serving_facts(pool, model, fleet)
+    side: dict[str, Any] = {"pool": pool_facts(pool)}
+    return side if serving is None else {**side, "serving": serving}
 
 
 def performance_of(pool: Pool, offering: Offering, fleet: Fleet) -> Performance | None:
@@ -230,7 +228,8 @@ def performance_of(pool: Pool, offering: Offering, fleet: Fleet) -> Performance 
     return fleet.profiles.get((offering.model, pool.accelerator.name, offering.gpus))
 
 
-def _pool_facts(pool: Pool) -> dict[str, Any]:
+def pool_facts(pool: Pool) -> dict[str, Any]:
+    """``input.pool``: what is declared of a pool, whatever the model."""
     facts = pool.model_dump(
         mode="json",
         exclude={"price", "offerings", "capacity", "interruption_overhead_ppm", "commitment"},
@@ -245,7 +244,12 @@ def _pool_facts(pool: Pool) -> dict[str, Any]:
     return facts
 
 
-def _serving_facts(pool: Pool, offering: Offering, performance: Performance | None) -> dict[str, Any]:
+def serving_facts(pool: Pool, model: str, fleet: Fleet) -> dict[str, Any] | None:
+    """``input.serving``: how the pool would serve ``model``; None when it does not."""
+    offering = pool.offering(model)
+    if offering is None:
+        return None
+    performance = performance_of(pool, offering, fleet)
     memory = pool.accelerator.memory_gib
     return _declared(
         {

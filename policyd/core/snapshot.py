@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
 
-from policyd.core.classes import ClassReads, Grouping, class_reads, group_pools
+from policyd.core.classes import ClassReads, Grouping, PoolSides, class_reads, group_pools, pool_sides
 from policyd.core.fleet import Fleet
 from policyd.core.verdict import PolicySet
 
@@ -47,10 +47,15 @@ class Snapshot:
         """What the policies read of the class side."""
         return class_reads(self.policies)
 
+    @cached_property
+    def sides(self) -> PoolSides:
+        """The pools as policies see them, whatever the model."""
+        return pool_sides(self.fleet, self.policies)
+
     def grouping(self, model: str) -> Grouping:
         """The fleet's pools grouped for one model; made on first use."""
         grouping = self._groupings.get(model)
         if grouping is None:
-            grouping = group_pools(self.fleet, self.policies, model)
+            grouping = group_pools(self.fleet, self.policies, model, self.sides)
             self._groupings[model] = grouping
         return grouping

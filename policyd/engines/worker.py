@@ -5,7 +5,8 @@ stays small. Requests come on stdin, one JSON object a line; answers leave on th
 start. Before the engine is loaded, stdout is turned into stderr, because the engine's C++ code prints there.
 
 Rules: answers leave in order and within milliseconds, so that the parent knows which question runs, and nearly which
-one ran when this process dies; nothing is decided here: the parent judges every answer. It refuses to outlive its parent or its memory limit.
+one ran when this process dies; nothing is decided here: the parent judges every answer. It refuses to outlive its
+parent or its memory limit.
 """
 
 from __future__ import annotations

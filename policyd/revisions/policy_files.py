@@ -36,9 +36,11 @@ def policy_tree(files: dict[PurePosixPath, bytes], commit: str | None, root: Pat
             texts[path] = content.decode("utf-8")
         except UnicodeDecodeError:
             findings.append(Finding(str(root / path), "is not UTF-8"))
-    for needed in (CASBIN_MODEL, CASBIN_ROWS):
-        if needed not in files:
-            findings.append(Finding(str(root / needed), "is missing: without entitlements nobody may place anything"))
+    findings += [
+        Finding(str(root / needed), "is missing: without entitlements nobody may place anything")
+        for needed in (CASBIN_MODEL, CASBIN_ROWS)
+        if needed not in files
+    ]
     modules = {path: text for path, text in texts.items() if path.suffix == ".rego"}
     tests = {path: text for path, text in modules.items() if path.stem.endswith("_test")}
     if len(tests) == len(modules):

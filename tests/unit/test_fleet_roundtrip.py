@@ -1,4 +1,4 @@
-"""A fleet that is written out and read again is the same fleet: the log keeps fleets, cases and simulations change them."""
+"""A fleet written out and read again is the same fleet: the log keeps fleets, cases and simulations change them."""
 
 from __future__ import annotations
 
