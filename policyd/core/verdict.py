@@ -73,13 +73,14 @@ class Violation:
 
 @dataclass(frozen=True, slots=True)
 class RuleDoc:
-    """What the METADATA and the source say about one ``deny`` or ``warn`` rule."""
+    """What the METADATA and the source say about one ``deny`` or ``warn`` rule; ``export`` is which of the two."""
 
     rule: str
     location: str
     title: str
     enforcement: Enforcement
     remedy: str
+    export: str = "deny"
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,12 @@ from typing import Any, Final
 import orjson
 
 from policyd.core.quantities import MAX_SAFE
-from policyd.core.verdict import Answer
+from policyd.core.verdict import Answer, Package
 
 EXPORTS: Final = ("deny", "warn", "prefer", "obligation")
+SET_EXPORTS: Final = frozenset({"deny", "warn", "obligation"})
+"""Exports that are partial sets: one without elements is empty, and never undefined."""
+
 PREFER_LIMIT: Final = 1000
 MAX_ITEMS: Final = 1000
 """Most elements of one exported set for one pool."""
@@ -77,12 +80,15 @@ def question_fault(input_json: bytes) -> str | None:
     return None if plain else unrepresentable(document)
 
 
-def answer_from(exports: Mapping[str, Any], rules: frozenset[str]) -> Answer:
-    """Judge the raw exports of one package. ``rules`` are the rule ids that its source declares."""
+def answer_from(exports: Mapping[str, Any], package: Package) -> Answer:
+    """Judge the raw exports of one package."""
     try:
+        lost = sorted((SET_EXPORTS & package.exports).difference(exports))
+        if lost:
+            raise _Malformed(f"{lost[0]}: the engine gave no set")
         return Answer(
-            deny=_violations("deny", exports.get("deny", []), rules),
-            warn=_violations("warn", exports.get("warn", []), rules),
+            deny=_violations("deny", exports.get("deny", []), package),
+            warn=_violations("warn", exports.get("warn", []), package),
             prefer=_preference(exports.get("prefer", 0)),
             obligation=_obligations(exports.get("obligation", [])),
         )
@@ -90,13 +96,15 @@ def answer_from(exports: Mapping[str, Any], rules: frozenset[str]) -> Answer:
         return Answer(error=str(fault))
 
 
-def _violations(export: str, value: Any, rules: frozenset[str]) -> tuple[Mapping[str, Any], ...]:
+def _violations(export: str, value: Any, package: Package) -> tuple[Mapping[str, Any], ...]:
+    """The elements of ``deny`` or ``warn``. Each has the id of a rule of that name: a warning's would weigh nothing."""
     items = _objects(export, value)
     for item in items:
         if not isinstance(item.get("rule"), str):
             raise _Malformed(f"{export}: a violation has no text `rule`")
-        if item["rule"] not in rules:
-            raise _Malformed(f"{export}: the rule '{item['rule']}' is not declared in the package")
+        doc = package.rules.get(item["rule"])
+        if doc is None or doc.export != export:
+            raise _Malformed(f"{export}: the rule '{item['rule']}' is not declared by a {export} rule of the package")
     return items
 
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from policyd.core.verdict import Package, PolicySet
 from policyd.documents import read_yaml
-from policyd.engines.answers import unrepresentable
+from policyd.engines.answers import EXPORTS, SET_EXPORTS, unrepresentable
 from policyd.engines.capabilities import ARITY, refusal
 from policyd.engines.metadata import PackageDoc, describe
 from policyd.engines.plan import Function, Plan, all_statements, plan_findings, reachable
@@ -26,7 +26,6 @@ from policyd.errors import Finding
 from policyd.ports import PolicyTree
 
 SETTINGS: Final = "settings"
-SET_EXPORTS: Final = frozenset({"deny", "warn", "obligation"})
 _LIBRARY: Final = re.compile(r"lib(\.[a-z_][a-z0-9_]*)*")
 _PLACEMENT_NAME: Final = re.compile(r"placement\.[a-z_][a-z0-9_]*")
 _PLACE_IN_ERROR: Final = re.compile(r"\(error \d+:([^|]*)\|(\d+)\|(\d+)\s*\(errormsg \d+:(.*?)\)\s*\(", re.DOTALL)
@@ -165,6 +164,7 @@ def finish(tree: PolicyTree, prepared: Prepared, plan: Plan, engine: str) -> tup
         reads = read_set(plan, [entrypoint(doc.name, export) for export in sorted(doc.exports)])
         findings.extend(_builtin_findings(plan, functions))
         findings.extend(_export_findings(plan, doc))
+        findings.extend(_lost_findings(plan, doc))
         findings.extend(_read_findings(doc, reads, prepared.settings))
         packages[doc.name] = _package(doc, reads)
     unique = sorted(set(findings), key=lambda finding: (finding.where, finding.message))
@@ -217,6 +217,16 @@ def _export_findings(plan: Plan, doc: PackageDoc) -> Iterator[Finding]:
             yield Finding(where, f"{export} is not a set; write `{export} contains … if {{ … }}`")
         elif export not in SET_EXPORTS and (makes_set or makes_object):
             yield Finding(where, f"{export} is not one value; write `{export} := … if {{ … }}`")
+
+
+def _lost_findings(plan: Plan, doc: PackageDoc) -> Iterator[Finding]:
+    """Exported rules that the engine compiled and the source reader did not see: nobody would ask them."""
+    prefix = f"g0.data.placement.{doc.name}."
+    for name, function in plan.functions.items():
+        head = name.removeprefix(prefix)
+        if name.startswith(prefix) and head not in doc.exports and not set(EXPORTS).isdisjoint(head.split(".")):
+            where = plan.where({}, function)
+            yield Finding(where, f"the rule {head} would never be asked; begin it on its own line, as a plain name")
 
 
 def _read_findings(doc: PackageDoc, reads: ReadSet, settings: Mapping[str, Any]) -> Iterator[Finding]:

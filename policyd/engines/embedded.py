@@ -300,5 +300,5 @@ def _judge(package: str, raw: dict[str, object], policies: PolicySet) -> Answer:
     exports = raw.get("exports")
     if not isinstance(exports, dict):
         return Answer(error=f"{package}: {raw.get('error', 'the worker gave no exports')}")
-    answer = answer_from(exports, frozenset(policies.packages[package].rules))
+    answer = answer_from(exports, policies.packages[package])
     return Answer(error=f"{package}: {answer.error}") if answer.error else answer

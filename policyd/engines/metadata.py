@@ -215,6 +215,7 @@ def _rules(
                 title=_text(values.get("title")) or title,
                 enforcement=weight,
                 remedy=_text(custom.get("remedy")) or remedy,
+                export=rule.name,
             )
     return docs
 

@@ -369,7 +369,7 @@ def _judge(policies: PolicySet, package: str, raw: object) -> Answer:
     if not isinstance(raw, dict) or not all(isinstance(values, list) and len(values) <= 1 for values in raw.values()):
         return Answer(error=f"{package}: the driver's answer has another shape")
     exports = {export: values[0] for export, values in raw.items() if values}
-    answer = answer_from(exports, frozenset(policies.packages[package].rules))
+    answer = answer_from(exports, policies.packages[package])
     return Answer(error=f"{package}: {answer.error}") if answer.error else answer
 
 

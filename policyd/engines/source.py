@@ -37,7 +37,10 @@ _BEFORE_A_VALUE: Final = frozenset({"if", "in", "contains", "not", "with", "as",
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One piece of source: its kind, its text, the line it starts on, and how many brackets are open before it."""
+    """One piece of source: its kind, its text, the line it starts on, and how many brackets are open before it.
+
+    A ``field`` is a name after a dot: ``data.settings.default`` and ``import future.keywords.in`` end in no keyword.
+    """
 
     kind: str
     text: str
@@ -67,7 +70,7 @@ class Source:
 
 def tokens_of(text: str) -> Iterator[Token]:
     """The tokens of a module, comments included, blanks and newlines left out."""
-    line, depth, starts_line = 1, 0, True
+    line, depth, starts_line, after_dot = 1, 0, True, False
     for match in _TOKEN.finditer(text):
         kind, piece = match.lastgroup or "sign", match.group()
         if kind == "newline":
@@ -77,11 +80,11 @@ def tokens_of(text: str) -> Iterator[Token]:
             continue
         if kind == "sign" and piece in _CLOSING:
             depth = max(0, depth - 1)
-        yield Token(kind, piece, line, depth, starts_line)
+        yield Token("field" if after_dot and kind == "name" else kind, piece, line, depth, starts_line)
         if kind == "sign" and piece in _OPENING:
             depth += 1
         line += piece.count("\n")
-        starts_line = False
+        starts_line, after_dot = False, piece == "."
 
 
 def read_source(text: str) -> Source:
@@ -140,6 +143,11 @@ def syntax_findings(path: str, source: Source) -> list[Finding]:
     for rule in source.rules:
         findings.extend(_bodies_without_if(path, rule))
         findings.extend(_every(path, rule))
+        findings.extend(
+            Finding(f"{path}:{token.line}", "a `;` between rules is no Rego; begin the next rule on a line of its own")
+            for token in rule.tokens
+            if token.text == ";" and token.depth == 0
+        )
         if rule.name in _EXPORTED:
             findings.extend(_template_strings(path, rule))
     return findings
@@ -189,7 +197,7 @@ def _every(path: str, rule: Rule) -> Iterator[Finding]:
 def _ends_value(token: Token) -> bool:
     if token.kind == "name":
         return token.text not in _BEFORE_A_VALUE
-    return token.kind in {"string", "raw", "number"} or token.text in {")", "]", "}"}
+    return token.kind in {"field", "string", "raw", "number"} or token.text in {")", "]", "}"}
 
 
 def _template_strings(path: str, rule: Rule) -> Iterator[Finding]:
