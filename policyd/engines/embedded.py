@@ -10,6 +10,7 @@ It refuses to guess: no answer is an error, and never an empty answer.
 from __future__ import annotations
 
 import asyncio
+import logging
 import tempfile
 from collections import Counter, deque
 from collections.abc import Sequence
@@ -26,6 +27,8 @@ from policyd.engines.compiler import entrypoint
 from policyd.engines.embedded_tests import run_tests
 from policyd.errors import EngineError, EngineTimeout, EngineUnavailable
 from policyd.ports import PolicyTree, TestResult
+
+_log: Final = logging.getLogger(__name__)
 
 DEFAULT_WORKERS: Final = 2
 DEFAULT_WORKER_MEMORY_BYTES: Final = 512 * 1024**2
@@ -97,17 +100,26 @@ class EmbeddedEngine:
         return compiled.policies
 
     async def _warm(self, digest: str) -> None:
-        """Start the workers that do not run yet, so that the first question finds them ready."""
+        """Start the workers that do not run yet, so that the first question finds them ready.
+
+        A worker that does not start is no fault here: the first question starts another, or reports why it cannot.
+        """
 
         async def start() -> None:
             worker = await Worker.start(self._memory_bytes)
             self._all.add(worker)
-            await self._ready(worker, digest)
-            await self._give_back(worker)
+            try:
+                await self._ready(worker, digest)
+            finally:
+                await self._give_back(worker)
 
-        async with asyncio.TaskGroup() as group:
-            for _ in range(self._limit - len(self._all)):
-                group.create_task(start())
+        missing = self._limit - len(self._all)
+        outcomes = await asyncio.gather(*(start() for _ in range(missing)), return_exceptions=True)
+        for fault in outcomes:
+            if isinstance(fault, EngineError):
+                _log.warning("a worker did not start: %s", fault)
+            elif fault is not None:
+                raise fault
 
     async def evaluate(self, digest: str, questions: Sequence[Question], deadline_ms: int) -> list[Answer]:
         """Answer every question, in order. ``deadline_ms`` is for each question. Raises ``EngineUnavailable`` for a

@@ -161,12 +161,12 @@ def test_settings_come_from_every_file_and_stand_beside_nothing() -> None:
     ("path", "text", "words"),
     [
         ("a.yaml", "placement: {residency: {deny: []}}", "stands beside 'settings'"),
-        ("a.yaml", "settings: {a: 0.5}", "is no integer"),
+        ("a.yaml", "settings: {a: 0.5}", "is not exact"),
         ("a.yaml", 'settings: {a: "x\\ny"}', "control character"),
-        ("a.yaml", "settings: {a: [}", "neither YAML nor JSON"),
+        ("a.yaml", "settings: {a: [}", "not YAML"),
         ("a.yaml", "- 1", "not a mapping"),
-        ("a.yaml", "settings: {1: 2}", "is no text"),
-        ("a.yaml", "settings: {a: 99999999999999999999}", "beyond"),
+        ("a.yaml", "settings: {1: 2}", "a key is text"),
+        ("a.yaml", "settings: {a: 99999999999999999999}", "larger than"),
         ("placement/a.yaml", "residency: {deny: []}", "stands beside 'settings'"),
     ],
 )
