@@ -159,30 +159,43 @@ def entry_json(record: Record, origin: str) -> dict[str, Any]:
 
 
 def _draw_page(document: Mapping[str, Any], console: Console) -> None:
-    from rich.text import Text
-
     from policyd.cli import words
-    from policyd.cli.terminal import BAD, CAREFUL, GOOD, QUIET, grid
+    from policyd.cli.listing import Column, draw_rows
+    from policyd.cli.terminal import BAD, CAREFUL, GOOD, QUIET
 
-    columns = ("time", "outcome", "tenant / project / environment", "model", "first choice", "cost", "id")
-    table = grid(columns, right=("cost",), keep=("time", "cost", "id"))
-    for entry in document["items"]:
-        outcome = entry["outcome"]
-        said = outcome if outcome == "allow" else f"{outcome} ({entry.get('denied_by') or entry.get('code')})"
-        workload = entry.get("workload") or entry.get("asked", {}).get("workload", {})
-        pool, cost = _first(entry)
-        table.add_row(
-            entry["time"][:19].replace("T", " "),
-            Text(said, style={"allow": GOOD, "deny": CAREFUL}.get(outcome, BAD)),
-            " / ".join(str(workload.get(name) or "?") for name in ("tenant", "project", "environment")),
-            str(workload.get("model", "?")),
-            pool,
-            words.usd(cost) if cost is not None else "-",
-            entry["id"],
-        )
-    console.print(table)
+    columns = (
+        Column("time"),
+        Column("outcome"),
+        Column("tenant / project / environment", leaves=1),
+        Column("model", leaves=1),
+        Column("first choice", leaves=1),
+        Column("cost", right=True, leaves=1),
+        Column("id", leaves=2),
+    )
+    rows = [_row(entry) for entry in document["items"]]
+    colours = {"allow": GOOD, "deny": CAREFUL}
+    styles = {row[1]: colours.get(entry["outcome"], BAD) for entry, row in zip(document["items"], rows, strict=True)}
+    if rows:  # a head without rows says nothing
+        draw_rows(console, columns, rows, styles)
     more = f"; more with --cursor {document['next']}" if document["next"] else ""
     console.print(f"{words.plural(len(document['items']), 'entry')}{more}", style=QUIET)
+
+
+def _row(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    from policyd.cli import words
+
+    outcome = entry["outcome"]
+    workload = entry.get("workload") or entry.get("asked", {}).get("workload", {})
+    pool, cost = _first(entry)
+    return (
+        entry["time"][:19].replace("T", " "),
+        outcome if outcome == "allow" else f"{outcome} ({entry.get('denied_by') or entry.get('code')})",
+        " / ".join(str(workload.get(name) or "?") for name in ("tenant", "project", "environment")),
+        str(workload.get("model", "?")),
+        pool,
+        words.usd(cost) if cost is not None else "-",
+        entry["id"],
+    )
 
 
 def _first(entry: Mapping[str, Any]) -> tuple[str, int | None]:

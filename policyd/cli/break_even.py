@@ -311,13 +311,21 @@ def _draw(report: Report, fleet: Fleet, limit: int, console: Console) -> None:
 
 
 def _draw_standings(standings: Sequence[Standing], limit: int, console: Console) -> None:
-    from policyd.cli.terminal import QUIET, grid
+    from policyd.cli.listing import Column, draw_rows
+    from policyd.cli.terminal import QUIET
 
-    columns = ("pool", "kind", "month", "per request", "per M tokens", "busy", "GPUs", "up to req/h", "price")
-    table = grid(columns, right=columns[2:8], keep=columns[:8])
-    for entry in standings[:limit]:
-        table.add_row(*_row(entry))
-    console.print(table)
+    columns = (
+        Column("pool"),
+        Column("kind", leaves=2),
+        Column("month", right=True),
+        Column("per request", right=True),
+        Column("per M tokens", right=True, leaves=2, label="per M tokens"),
+        Column("busy", right=True, leaves=1, label="busy"),
+        Column("GPUs", right=True, leaves=1, label="GPUs"),
+        Column("up to req/h", right=True, leaves=1, label="up to req/h"),
+        Column("price", leaves=1, label="price"),
+    )
+    draw_rows(console, columns, [_row(entry) for entry in standings[:limit]])
     if len(standings) > limit:
         console.print(f"{len(standings) - limit} more: --limit, or --output json", style=QUIET)
 

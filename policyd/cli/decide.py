@@ -110,8 +110,11 @@ def _decide_here(settings: Settings, request: DecisionRequest) -> tuple[bytes, T
     from policyd.services.clock import now_us, uuid7
 
     async def once() -> tuple[bytes, Told]:
+        new = not settings.data_dir.exists()
         async with running(settings) as parts:
             answered = await parts.decisions.decide(request, parts.principal, uuid7(now_us()))
+        if new:
+            say(f"the log of decisions begins in {settings.data_dir}; --data-dir names another place")
         return answered.body, told_of(answered.made, orjson.loads(answered.body))
 
     return asyncio.run(once())

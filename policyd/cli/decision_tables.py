@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from policyd.cli import words
+from policyd.cli.listing import Column, draw_rows
 from policyd.cli.terminal import BAD, CAREFUL, GOOD, QUIET, grid, pairs
 
 if TYPE_CHECKING:
@@ -23,7 +24,15 @@ if TYPE_CHECKING:
 
 ONE_BY_ONE_MAX: Final = 8
 """Refused pools that the short form lists one by one."""
-REQUIRED_MAX_COLUMNS: Final = 16
+REASON: Final = (
+    Column("rule"),
+    Column("weight", leaves=2),
+    Column("where it stands", leaves=2),
+    Column("observed", leaves=1, label="observed", starts=True),
+    Column("required", leaves=1, label="required"),
+    Column("remedy", leaves=1, label="remedy:", starts=True),
+)
+"""What is told of a violation."""
 RULES_COUNTED: Final = 6
 """Rules that the shortest form names, most pools first."""
 
@@ -186,31 +195,47 @@ def _ranked(told: Told, console: Console) -> None:
     ranked = told.answer["ranked"]
     if not ranked:
         return
-    per = ranked[0]["cost"]["per"]
-    cost, tokens = f"$/{per}", "$/M tok"
-    columns = ("#", "pool", "kind", "where", "operator", "tenancy", "evidence", cost, tokens, "score")
-    table = grid(
-        columns, right=("#", cost, tokens, "score"), keep=("#", "pool", "kind", "evidence", cost, tokens, "score")
+    columns = (
+        Column("#", right=True),
+        Column("pool"),
+        Column("kind", leaves=2),
+        Column("where", leaves=1),
+        Column("operator", leaves=1, label="operator"),
+        Column("tenancy", leaves=1),
+        Column("evidence", leaves=1, label="evidence"),
+        Column(f"$/{ranked[0]['cost']['per']}", right=True),
+        Column("$/M tok", right=True, leaves=2, label="$/M tok"),
+        Column("score", right=True),
     )
-    for entry in ranked:
-        pool = told.pools.get(entry["pool"], {})
-        table.add_row(
-            str(entry["rank"]),
-            entry["pool"],
-            str(pool.get("kind", "unknown")),
-            words.where(pool.get("locations", {})),
-            words.operator(pool.get("operator", {})),
-            _tenancy(pool),
-            str(pool.get("evidence_checked") or "unknown"),
-            words.usd(entry["cost"]["micro_usd"]) + ("*" if entry["cost"]["price_status"] == "assumed" else ""),
-            words.usd(entry["cost"]["micro_usd_per_million_tokens"]),
-            str(entry["score"]),
-        )
     console.print()
-    console.print(table)
+    draw_rows(console, columns, [_ranked_row(entry, told.pools.get(entry["pool"], {})) for entry in ranked])
+    _warnings(ranked, console)
+
+
+def _ranked_row(entry: Mapping[str, Any], pool: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        str(entry["rank"]),
+        entry["pool"],
+        str(pool.get("kind", "unknown")),
+        words.where(pool.get("locations", {})),
+        words.operator(pool.get("operator", {})),
+        _tenancy(pool),
+        str(pool.get("evidence_checked") or "unknown"),
+        words.usd(entry["cost"]["micro_usd"]) + ("*" if entry["cost"]["price_status"] == "assumed" else ""),
+        words.usd(entry["cost"]["micro_usd_per_million_tokens"]),
+        str(entry["score"]),
+    )
+
+
+def _warnings(ranked: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """Each warning once, with the pools that it is about."""
+    warned: dict[str, list[str]] = {}
     for entry in ranked:
         for warning in entry["warnings"]:
-            console.print(f"warning for {entry['pool']}: {warning['message']}", style=CAREFUL)
+            warned.setdefault(warning["message"], []).append(entry["pool"])
+    for message, pools in warned.items():
+        about = f"all {len(pools)} pools above" if len(pools) == len(ranked) > 1 else ", ".join(pools)
+        console.print(f"warning for {about}: {message}", style=CAREFUL)
 
 
 def _tenancy(pool: Mapping[str, Any]) -> str:
@@ -275,12 +300,8 @@ def _refused_by_rule(told: Told, console: Console) -> None:
             reasons.setdefault(_rule(violation), []).append((entry["pool"], violation))
     console.print()
     console.print(f"Refused: {words.plural(len(rejected), 'pool')}, by rule", style="bold")
-    rule = "rule and where it stands"
-    table = grid(("pools", rule, "observed", "required", "remedy"), right=("pools",), keep=("pools", rule))
-    table.columns[3].max_width = REQUIRED_MAX_COLUMNS
-    for name, cases in sorted(reasons.items(), key=lambda item: (-len(_pools(item[1])), item[0])):
-        table.add_row(*_reason(name, cases))
-    console.print(table)
+    ordered = sorted(reasons.items(), key=lambda item: (-len(_pools(item[1])), item[0]))
+    draw_rows(console, (Column("pools", right=True), *REASON), [_reason(name, cases) for name, cases in ordered])
     if alone:
         console.print()
         console.print("One rule away from being ranked", style="bold")
@@ -300,7 +321,9 @@ def _reason(rule: str, cases: Sequence[tuple[str, Mapping[str, Any]]]) -> tuple[
     first = cases[0][1]
     return (
         str(len(_pools(cases))),
-        f"{rule}\n{first['enforcement']}  {first['location']}",
+        rule,
+        first["enforcement"],
+        first["location"],
         _most_frequent([words.value(violation["observed"]) for _, violation in cases]),
         _most_frequent([words.value(violation["required"]) for _, violation in cases]),
         first["remedy"],
@@ -328,15 +351,21 @@ def _refused_one_by_one(told: Told, console: Console, pools: Sequence[str]) -> N
     for entry in rejected:
         console.print()
         _refused_pool(told, entry["pool"], console)
-        table = grid(("rule and where it stands", "observed", "required", "remedy"), keep=("rule and where it stands",))
-        for violation in entry["violations"]:
-            table.add_row(
-                f"{_rule(violation)}\n{violation['enforcement']}  {violation['location']}",
-                words.value(violation["observed"]),
-                words.value(violation["required"]),
-                violation["remedy"],
-            )
-        console.print(table)
+        draw_rows(
+            console,
+            REASON,
+            [
+                (
+                    _rule(violation),
+                    violation["enforcement"],
+                    violation["location"],
+                    words.value(violation["observed"]),
+                    words.value(violation["required"]),
+                    violation["remedy"],
+                )
+                for violation in entry["violations"]
+            ],
+        )
 
 
 def _refused_alike(told: Told, console: Console) -> None:

@@ -4,6 +4,8 @@
     1  failure                 3  deny, or tests or checks that found something
                                4  audit verification failed
 
+    and as shells count signals: 130 interrupted, 141 the reader of the output has gone
+
 Rules: a person reads what is wrong, where, and what to do; ``POLICYD_DEBUG=1`` adds the stack trace of an unexpected
 failure; whatever happened, it says that nothing was allowed.
 """
@@ -25,6 +27,8 @@ USAGE: Final = 2
 FOUND: Final = 3
 """A deny, or a check or test that found something."""
 INTERRUPTED: Final = 130
+UNREAD: Final = 141
+"""The reader of stdout has gone, as in ``policyd … | head``: not 0, which a script takes for an allow."""
 
 
 def tell(error: PolicydError) -> int:

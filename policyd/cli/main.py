@@ -26,6 +26,7 @@ from policyd.cli import (
     pool,
     serve,
     simulate,
+    terminal,
 )
 from policyd.errors import PolicydError
 
@@ -84,7 +85,7 @@ def run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         # The reader of our output has gone (`policyd … | head`): nothing is left to say to it.
         sys.stdout = open("/dev/null", "w")  # noqa: SIM115 - replaces the dead stream until the process ends
-        return failures.DONE
+        return failures.UNREAD
     except BaseExceptionGroup as group:
         return _tell_group(group)
     except Exception as error:  # noqa: BLE001 - the last line of defence: a person never sees a trace by accident
@@ -102,6 +103,7 @@ def _tell_group(group: BaseExceptionGroup[BaseException]) -> int:
 
 def main() -> None:
     """The console script."""
+    terminal.speak_utf8()
     sys.exit(run(sys.argv[1:]))
 
 

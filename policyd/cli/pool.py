@@ -104,29 +104,38 @@ def _check_filters(
 
 def _draw_list(pools: list[Pool], fleet: Fleet, console: Console) -> None:
     from policyd.cli import words
-    from policyd.cli.terminal import QUIET, grid
+    from policyd.cli.listing import Column, draw_rows
+    from policyd.cli.terminal import QUIET
 
-    table = grid(
-        ("pool", "kind", "provider and region", "where", "operator", "tenancy", "GPUs", "price"),
-        right=("GPUs",),
-        keep=("pool", "kind"),
+    columns = (
+        Column("pool"),
+        Column("kind"),
+        Column("provider and region", leaves=1),
+        Column("where", leaves=1),
+        Column("operator", leaves=1, label="operator"),
+        Column("tenancy", leaves=1),
+        Column("GPUs", right=True, leaves=2),
+        Column("price", leaves=2),
     )
-    for pool in pools:
-        gpus = "" if not pool.gpu_count else f"{pool.gpu_count} x {pool.accelerator.name or 'unknown'}"
-        table.add_row(
-            pool.id,
-            pool.kind,
-            f"{pool.provider} {pool.region}",
-            words.where(pool.locations.model_dump()),
-            words.operator(pool.operator.model_dump()),
-            (pool.tenancy or "unknown").replace("_", " "),
-            gpus,
-            _price(pool),
-        )
-    console.print(table)
+    draw_rows(console, columns, [_row(pool) for pool in pools])
     total = words.plural(len(fleet.pools), "pool")
     console.print(
         f"{len(pools)} of {total}; fleet {words.revision(fleet.commit, fleet.digest)}; * assumed price", style=QUIET
+    )
+
+
+def _row(pool: Pool) -> tuple[str, ...]:
+    from policyd.cli import words
+
+    return (
+        pool.id,
+        pool.kind,
+        f"{pool.provider} {pool.region}",
+        words.where(pool.locations.model_dump()),
+        words.operator(pool.operator.model_dump()),
+        (pool.tenancy or "unknown").replace("_", " "),
+        "" if not pool.gpu_count else f"{pool.gpu_count} x {pool.accelerator.name or 'unknown'}",
+        _price(pool),
     )
 
 

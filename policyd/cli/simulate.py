@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _PRICE = re.compile(r"(?P<pool>[^=]+)=(?P<sign>[+-]?)(?P<percent>[0-9]{1,6})%?")
 _WEIGHT = re.compile(r"(?P<name>[^=,]+)=(?P<value>[0-9]{1,4})")
+
+SAME: Final = "the same"
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,28 +198,19 @@ def _side_json(side: Simulated) -> dict[str, Any]:
 
 
 def _draw(compared: Sequence[Compared], console: Console) -> None:
-    from rich.text import Text
-
     from policyd.cli import words
-    from policyd.cli.terminal import grid
+    from policyd.cli.listing import Column, draw_rows
 
-    table = grid(
-        ("workload", "today", "cost", "simulated", "cost", "change", "pools"),
-        right=("cost", "change"),
-        keep=("change",),
+    columns = (
+        Column("workload"),
+        Column("today", leaves=1, label="today"),
+        Column("cost", right=True),
+        Column("simulated", leaves=1, label="simulated", starts=True),
+        Column("cost", right=True),
+        Column("change", right=True),
+        Column("pools", leaves=2, label="pools"),
     )
-    for entry in compared:
-        (was, was_cost, was_pools), (now, now_cost, now_pools) = _side(entry.today), _side(entry.simulated)
-        table.add_row(
-            _label(entry),
-            Text(was, style=_style(entry.today)),
-            words.usd(was_cost) if was_cost is not None else "-",
-            Text("the same" if now == was else now, style=QUIET if now == was else _style(entry.simulated)),
-            words.usd(now_cost) if now_cost is not None else "-",
-            _change(was_cost, now_cost),
-            f"{was_pools} → {now_pools}",
-        )
-    console.print(table)
+    draw_rows(console, columns, [_row(entry) for entry in compared], {SAME: QUIET, **_styles(compared)})
     console.print()
     for entry in compared:
         for when, side in (("today", entry.today), ("simulated", entry.simulated)):
@@ -229,6 +222,25 @@ def _draw(compared: Sequence[Compared], console: Console) -> None:
     else:
         console.print("Every workload that has a pool today has one in the simulation.", style=GOOD)
     console.print("Nothing was logged or reserved.", style=QUIET)
+
+
+def _row(entry: Compared) -> tuple[str, ...]:
+    from policyd.cli import words
+
+    (was, was_cost, was_pools), (now, now_cost, now_pools) = _side(entry.today), _side(entry.simulated)
+    return (
+        _label(entry),
+        was,
+        words.usd(was_cost) if was_cost is not None else "-",
+        SAME if now == was else now,
+        words.usd(now_cost) if now_cost is not None else "-",
+        _change(was_cost, now_cost),
+        f"{was_pools} → {now_pools}",
+    )
+
+
+def _styles(compared: Sequence[Compared]) -> dict[str, str]:
+    return {_side(side)[0]: _style(side) for entry in compared for side in (entry.today, entry.simulated)}
 
 
 def _label(entry: Compared) -> str:

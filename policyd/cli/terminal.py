@@ -6,6 +6,7 @@ that comes from a file, a server or the log is read as markup; ``NO_COLOR``, a p
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 WIDTH_WITHOUT_TERMINAL: Final = 120
 """Columns of a table that goes into a pipe or a file, unless ``COLUMNS`` says another number."""
-WIDE: Final = 100
+WIDE: Final = 72
 """Columns from which on names keep to one line; below, everything wraps, since nothing may be cut off."""
 
 GOOD: Final = "green"
@@ -45,12 +46,25 @@ def talk() -> Console:
     return _console(sys.stderr)
 
 
+def speak_utf8() -> None:
+    """Write UTF-8 whatever the locale says: a result that is in the log must not fail on its way to the screen."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower().replace("-", "") != "utf8":
+            stream.reconfigure(encoding="utf-8")
+
+
 def _console(stream: TextIO) -> Console:
     from rich.console import Console
 
+    class Plain(Console):
+        """A console that leaves it to the command what a reader who has gone means."""
+
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
     plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
     width = None if stream.isatty() or os.environ.get("COLUMNS") else WIDTH_WITHOUT_TERMINAL
-    return Console(
+    return Plain(
         file=stream,
         width=width,
         markup=False,

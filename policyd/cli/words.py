@@ -88,6 +88,8 @@ def value(found: Any) -> str:
     if isinstance(found, bool):
         return "yes" if found else "no"
     if isinstance(found, Mapping):
+        if isinstance(found.get("name"), str) and len(found) > 1:
+            return f"{found['name']} ({value({name: item for name, item in found.items() if name != 'name'})})"
         if len(found) > 1 and all(isinstance(item, list | tuple) for item in found.values()):
             return _alike(found)
         return "; ".join(f"{str(name).replace('_', ' ')} {value(item)}" for name, item in found.items()) or "none"

@@ -28,16 +28,12 @@ SERVER_FILE_MAX_BYTES: Final = 4_096
 
 
 class DataDirectory:
-    """A data directory, made when missing. ``acquire`` or ``with`` makes this process its writer."""
+    """A data directory. ``acquire`` or ``with`` makes this process its writer, and the directory when it is missing."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock: int | None = None
         _made.add(self)
-        try:
-            path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        except OSError as error:
-            raise AuditError(f"the data directory {path} cannot be made: {error.strerror}") from error
 
     @property
     def log_path(self) -> Path:
@@ -53,6 +49,13 @@ class DataDirectory:
         """Become the only writer. Raises ``AuditLocked`` naming the process that is."""
         if self._lock is not None:
             return
+        try:
+            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise AuditError(
+                f"the data directory {self.path} cannot be made: {error.strerror}",
+                remedy="name a directory that can be written with --data-dir; nothing was allowed",
+            ) from error
         try:
             handle = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:

@@ -10,7 +10,7 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, TypeVar
+from typing import Final, TypeVar, get_args
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
@@ -20,12 +20,20 @@ from audit import query, store
 from audit.errors import AuditFailure, QueryInvalid
 from audit.query import DECISION_KINDS, LIMIT_DEFAULT, Page, Record
 from audit.record import Kind
+from policyd.core.fleet import Level
+from policyd.core.workload import Environment
 from policyd.errors import AuditError, Finding, NotFound, Overloaded, RequestError
 from policyd.services.data_directory import DataDirectory
 
 T = TypeVar("T")
 
 SEARCH_DEADLINE_MS: Final = 10_000
+WORDS: Final[Mapping[str, tuple[str, ...]]] = {
+    "outcome": ("allow", "deny", "error"),
+    "environment": get_args(Environment),
+    "classification": get_args(Level),
+}
+"""The filters whose words are fixed."""
 _STEPS_BETWEEN_CLOCKS: Final = 10_000
 
 
@@ -38,6 +46,11 @@ class LogReader:
 
     def __init__(self, directory: DataDirectory, *, deadline_ms: int = SEARCH_DEADLINE_MS) -> None:
         self._deadline_ms = deadline_ms
+        if not directory.log_path.exists():
+            raise AuditError(
+                f"there is no log in {directory.path}",
+                remedy="name the directory of the log with --data-dir; the first decision makes a log",
+            )
         try:
             self._engine = store.open_sqlite_reader(directory.log_path)
         except AuditFailure as error:
@@ -57,13 +70,14 @@ class LogReader:
         kinds: Sequence[Kind] = DECISION_KINDS,
     ) -> Page:
         """Entries that match every filter, newest first; see ``audit.query``."""
+        _check_words(filters)
         return await self._read(lambda connection: query.search(connection, filters, cursor, limit, kinds=kinds))
 
     async def by_id(self, entry_id: str) -> Record:
         """The entry with this id."""
         found = await self._read(lambda connection: query.by_id(connection, entry_id))
         if found is None:
-            raise NotFound(f"no entry has the id {entry_id!r}")
+            raise NotFound(f"no entry has the id {entry_id!r}", remedy="take the id from a search of this log")
         return found
 
     async def blob(self, digest: str) -> bytes:
@@ -103,6 +117,15 @@ class LogReader:
                 remedy = "narrow the search by from and to, or by tenant"
                 raise AuditError(f"the search took longer than {self._deadline_ms} ms", remedy=remedy) from error
             raise AuditError(f"the log cannot be read: {error.orig}") from error
+
+
+def _check_words(filters: Mapping[str, str]) -> None:
+    """A filter that no entry can match is a mistake, and not an answer of nothing."""
+    for field, words in WORDS.items():
+        word = filters.get(field)
+        if word is not None and word not in words:
+            message = f"{word!r} is none of {', '.join(words)}"
+            raise RequestError(f"{field}: {message}", findings=[Finding(field, message)])
 
 
 def _watch(connection: Connection, deadline_ms: int) -> Callable[[], None]:

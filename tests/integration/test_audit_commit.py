@@ -271,7 +271,11 @@ def test_only_the_writer_announces(tmp_path: Path) -> None:
 
 
 def test_the_directory_is_for_its_owner_only(tmp_path: Path) -> None:
-    assert DataDirectory(tmp_path / "a" / "b").path.stat().st_mode & 0o777 == 0o700
+    path = tmp_path / "a" / "b"
+    directory = DataDirectory(path)
+    assert not path.exists(), "who only reads makes nothing"
+    with directory:
+        assert path.stat().st_mode & 0o777 == 0o700
 
 
 def test_reading_goes_on_while_entries_are_written(tmp_path: Path) -> None:

@@ -99,6 +99,12 @@ def test_operators(declared: dict[str, Any], shown: str) -> None:
             {"ingress": ["US"], "storage": ["US"], "support_access": ["US", "IE"]},
             "ingress+storage US; support access IE, US",
         ),
+        ({"name": "H100", "memory_gib": 80}, "H100 (memory gib 80)"),
+        (
+            [{"name": "SOC2", "expires": "2027-12-31"}, {"name": "A", "countries": ["US"], "seat": "US"}],
+            "SOC2 (expires 2027-12-31), A (countries US; seat US)",
+        ),
+        ({"name": "alone"}, "name alone"),
         ("[red]not markup[/red]", "[red]not markup[/red]"),
     ],
 )
