@@ -13,11 +13,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from datetime import UTC
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn
 
-from pydantic import AwareDatetime, Field, ValidationError
+from pydantic import AfterValidator, AwareDatetime, Field, ValidationError
 
 from policyd.core.fleet import Fleet
 from policyd.core.pool import Count, Declared, Pool
@@ -27,6 +27,13 @@ from policyd.documents import Document, Spot, model_findings, read_yaml
 from policyd.errors import ConfigError, Finding
 
 MAX_FACTS_BYTES: Final = 16 * 1024 * 1024
+
+
+def _in_utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("outside the years 1 to 9999 in UTC") from None
 
 
 class PoolState(Declared):
@@ -47,7 +54,7 @@ class AccountState(Declared):
 class FactsDocument(Declared):
     """A facts file. ``observed_at`` is when the figures were true, with its zone."""
 
-    observed_at: AwareDatetime | None
+    observed_at: Annotated[AwareDatetime, AfterValidator(_in_utc)] | None
     pools: dict[Name, PoolState]
     accounts: dict[Name, AccountState] = Field(default_factory=dict)
 
@@ -125,7 +132,7 @@ def _declared_gpus(pool: Pool) -> int | None:
 
 def _plain(facts: FactsDocument) -> dict[str, Any]:
     plain = facts.model_dump(mode="json", exclude_none=True)
-    observed = None if facts.observed_at is None else facts.observed_at.astimezone(UTC)
+    observed = facts.observed_at
     plain["observed_at"] = None if observed is None else observed.isoformat().replace("+00:00", "Z")
     return plain
 

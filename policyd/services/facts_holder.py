@@ -56,10 +56,15 @@ class FactsHolder:
         self._read_at = time.monotonic()
 
     async def keep_fresh(self) -> None:
-        """Refresh for ever, in a thread: a source may be a slow disk."""
+        """Refresh for ever, in a thread: a source may be a slow disk. No fault of a source ends it."""
         while True:
             await asyncio.sleep(self.refresh_ms / 1_000)
-            await asyncio.to_thread(self.refresh)
+            try:
+                await asyncio.to_thread(self.refresh)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the next reading may succeed
+                if self._fault is None:
+                    _log.exception("the source of facts failed")
+                self._fault = repr(error)
 
     def current(self) -> tuple[Facts, Blob]:
         """The facts and their bytes. Raises ``FactsUnavailable`` when none were ever read or they are too old."""
