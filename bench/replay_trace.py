@@ -23,9 +23,11 @@ from rich.progress import Progress
 from rich.table import Table
 
 from policyd.bootstrap import LOCAL, Running, running, shipped
+from policyd.core.sheet import Sheet
 from policyd.core.workload import DecisionRequest
 from policyd.documents import read_yaml
 from policyd.errors import PolicydError
+from policyd.services.answers import Made
 from policyd.settings import load_settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,26 +64,37 @@ class Tally:
         self.pools: Counter[str] = Counter()
         self.rules: Counter[str] = Counter()
 
-    def add(self, name: str, body: bytes) -> None:
-        """Count one answer."""
-        answer = orjson.loads(body)
-        self.outcomes[name, answer.get("denied_by") or answer["outcome"]] += 1
-        if answer["ranked"]:
-            self.pools[answer["ranked"][0]["pool"]] += 1
-        for rule in {v["policy"] + "." + v["rule"] for entry in answer["rejected"] for v in entry["violations"]}:
-            self.rules[rule] += 1
+    def add(self, name: str, made: Made) -> None:
+        """Count one decision."""
+        decision = made.decision
+        self.outcomes[name, decision.denied_by or decision.outcome] += 1
+        if decision.ranked:
+            self.pools[decision.ranked[0].row.pool] += 1
+        self.rules.update(rules_of(made.sheet) | {"core." + violation["rule"] for _, violation in decision.refused})
+
+
+RULES: dict[str, frozenset[str]] = {}
+
+
+def rules_of(sheet: Sheet) -> frozenset[str]:
+    """The rules by which a sheet refuses some pool; worked out once a sheet."""
+    if sheet.digest not in RULES:
+        refusals = (violation for entry in sheet.refused for violation in entry.violations)
+        RULES[sheet.digest] = frozenset(f"{violation['policy']}.{violation['rule']}" for violation in refusals)
+    return RULES[sheet.digest]
 
 
 async def replay(up: Running, asked: list[tuple[str, DecisionRequest]], in_flight: int) -> tuple[Tally, float]:
-    """Decide everything with so many callers; the tally, and seconds spent on deciding alone."""
-    tally, answers, waiting = Tally(), [], iter(enumerate(asked))
+    """Decide everything with so many callers; the tally, and the seconds that took."""
+    tally, waiting = Tally(), iter(enumerate(asked))
     with Progress(transient=True) as progress:
         task = progress.add_task("deciding", total=len(asked))
 
         async def caller() -> None:
             for number, (name, request) in waiting:
                 try:
-                    answers.append((name, (await up.decisions.decide(request, LOCAL, f"trace-{number}")).body))
+                    answered = await up.decisions.decide(request, LOCAL, f"trace-{number}")
+                    tally.add(name, answered.made)
                 except PolicydError as error:
                     tally.outcomes[name, error.code] += 1
                 if number % 256 == 0:
@@ -90,8 +103,6 @@ async def replay(up: Running, asked: list[tuple[str, DecisionRequest]], in_fligh
         begin = time.perf_counter()
         await asyncio.gather(*(caller() for _ in range(in_flight)))
         seconds = time.perf_counter() - begin
-    for name, body in answers:
-        tally.add(name, body)
     return tally, seconds
 
 
