@@ -50,18 +50,21 @@ class Worker:
     @classmethod
     async def start(cls, memory_bytes: int) -> Worker:
         """Start a child and wait until its engine is loaded. Raises ``EngineCrashed`` or ``EngineTimeout``."""
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-I",
-            str(WORKER_SCRIPT),
-            str(memory_bytes),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-            env={},
-            limit=LINE_LIMIT_BYTES,
-            start_new_session=True,
-        )
+        try:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-I",
+                str(WORKER_SCRIPT),
+                str(memory_bytes),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.DEVNULL,
+                env={},
+                limit=LINE_LIMIT_BYTES,
+                start_new_session=True,
+            )
+        except OSError as fault:
+            raise EngineCrashed(f"no worker process can be started: {fault}") from fault
         worker = cls(process, "")
         try:
             worker.version = str((await worker.answer(START_TIMEOUT_S))["ready"])

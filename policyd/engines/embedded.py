@@ -140,9 +140,12 @@ class EmbeddedEngine:
         batch.waiting = deque(index for turn in range(self._limit) for index in waiting[turn :: self._limit])
         batch.chunk_size = max(1, min(CHUNK_QUESTIONS, -(-len(waiting) // self._limit)))
         runners = min(self._limit, -(-len(batch.waiting) // batch.chunk_size))
-        async with asyncio.TaskGroup() as group:
-            for _ in range(runners):
-                group.create_task(self._run(batch, policies))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(runners):
+                    group.create_task(self._run(batch, policies))
+        except ExceptionGroup as faults:
+            raise faults.exceptions[0] from None
         return [answer or Answer(error="the engine gave no answer") for answer in batch.answers]
 
     async def _run(self, batch: _Batch, policies: PolicySet) -> None:

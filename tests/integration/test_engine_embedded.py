@@ -16,7 +16,7 @@ import pytest
 from policyd.core.verdict import Answer, Question
 from policyd.engines import embedded
 from policyd.engines.embedded import EmbeddedEngine
-from policyd.errors import PolicyInvalid
+from policyd.errors import EngineCrashed, PolicyInvalid
 from policyd.ports import PolicyTree
 
 HEAD = """# METADATA
@@ -160,6 +160,30 @@ def test_a_module_that_kills_the_compiler_is_a_finding(monkeypatch: pytest.Monke
             with pytest.raises(PolicyInvalid) as refused:
                 await engine.load(tree(body))
             assert refused.value.findings
+        finally:
+            await engine.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("broken", ["memory", "files"])
+def test_workers_that_do_not_start_are_one_engine_error(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not a group of errors and not the system's own: whoever records errors knows engine errors."""
+
+    async def run() -> None:
+        engine = EmbeddedEngine(2)
+        try:
+            loaded = await engine.load(tree(RULE))
+            for worker in engine._all:
+                await worker.kill()
+            if broken == "memory":
+                engine._memory_bytes = 1
+            else:
+                monkeypatch.setattr(sys, "executable", "/no/such/python")
+            with pytest.raises(EngineCrashed):
+                await engine.evaluate(loaded.digest, [question(n) for n in range(5)], 1_000)
+            with pytest.raises(EngineCrashed):
+                await engine.health()
         finally:
             await engine.close()
 
