@@ -28,6 +28,10 @@ from policyd.ports import PolicyTree
 SETTINGS: Final = "settings"
 _LIBRARY: Final = re.compile(r"lib(\.[a-z_][a-z0-9_]*)*")
 _PLACEMENT_NAME: Final = re.compile(r"placement\.[a-z_][a-z0-9_]*")
+_NESTED_ERROR: Final = re.compile(
+    r"errormsg \d+:(?P<words>[^)]*)\).*?\d+:(?P<file>m\d+\.rego)\|(?P<offset>\d+)\|\d+", re.DOTALL
+)
+"""An error of a later pass says its words first, and the place in the tree that it prints below them."""
 _PLACE_IN_ERROR: Final = re.compile(r"\(error \d+:([^|]*)\|(\d+)\|(\d+)\s*\(errormsg \d+:(.*?)\)\s*\(", re.DOTALL)
 
 
@@ -145,8 +149,11 @@ def engine_findings(
     """
     findings: list[Finding] = []
     for name, message in faults:
-        places = _PLACE_IN_ERROR.findall(message)
-        for file, offset, _, words in places:
+        places = [(file, offset, words) for file, offset, _, words in _PLACE_IN_ERROR.findall(message)]
+        nested = _NESTED_ERROR.search(message)
+        if not places and nested is not None:
+            places = [(nested["file"], nested["offset"], nested["words"])]
+        for file, offset, words in places:
             line = texts.get(file, "").encode()[: int(offset)].count(b"\n") + 1
             findings.append(Finding(f"{paths.get(file, file)}:{line}", " ".join(words.split())))
         if not places:

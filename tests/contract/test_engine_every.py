@@ -90,3 +90,20 @@ def test_forms_that_are_kept_agree_with_opa(body: str, opa_binary: Path, tmp_pat
     assert asyncio.run(embedded()) == said
     assert any(said)
     assert not all(said)
+
+
+def test_a_fault_of_a_late_pass_has_its_place() -> None:
+    """The engine finds only late that one name is a set here and an object there; people still get file and line."""
+
+    async def run() -> None:
+        engine = EmbeddedEngine(1)
+        try:
+            mixed = tree('1 == 1\n}\n\ndeny[name] := value if {\n\tname := "a"\n\tvalue := 1')
+            with pytest.raises(PolicyInvalid) as raised:
+                await engine.load(mixed)
+            assert all("rego-" not in finding.message for finding in raised.value.findings)
+            assert all(finding.where.startswith("alike/alike.rego:") for finding in raised.value.findings)
+        finally:
+            await engine.close()
+
+    asyncio.run(run())
