@@ -172,13 +172,17 @@ def _scope(workload: Workload) -> dict[str, str]:
     }
 
 
+_SECTIONS: Final = ("profile", "data", "resources", "demand")
+
+
 def workload_record(workload: Workload) -> dict[str, Any]:
     """The workload as the log keeps it: as normalised, its countries as one text (``DE FR``, or ``WORLD`` for all)."""
     document = workload.to_json()
     countries = workload.permitted_countries
     written = "WORLD" if len(countries) == len(COUNTRIES) else " ".join(countries)
     document["data"] = {**document["data"], "residency": written}
-    sections = {name: _without_empty(value) for name, value in document.items() if isinstance(value, dict)}
+    # A label without text is a label that somebody set.
+    sections = {name: _without_empty(value) for name, value in document.items() if name in _SECTIONS}
     return _without_empty({**document, **sections})
 
 

@@ -1,0 +1,33 @@
+"""The log's short form of a workload loses nothing: what is written is read back whole."""
+
+from __future__ import annotations
+
+import orjson
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policyd.core.places import COUNTRIES
+from policyd.core.workload import Workload
+from policyd.services.answers import workload_from_record, workload_record
+
+NAMES = st.sampled_from(["a", "b", "true", "0"])
+LISTS = st.sets(NAMES, max_size=3).map(lambda names: tuple(sorted(names)))
+PLACES = st.one_of(st.just(COUNTRIES), st.sets(st.sampled_from(["DE", "FR", "US"]))).map(lambda c: tuple(sorted(c)))
+NUMBERS = st.sampled_from([0, 1, 256, 16_777_216])
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=3)
+WORKLOADS = st.builds(
+    Workload,
+    **dict.fromkeys(["scope", "tenant", "project", "environment", "model", "model_version"], NAMES),
+    **dict.fromkeys(["urgency", "traffic", "task", "classification", "sla_class"], NAMES),
+    **dict.fromkeys(["categories", "sources", "accelerators"], LISTS),
+    **dict.fromkeys(["gpu_count", "gpu_memory_gib", "input_tokens", "max_output_tokens"], NUMBERS),
+    **dict.fromkeys(["requests_per_hour", "duration_hours"], NUMBERS),
+    memory_bound=st.booleans(),
+    permitted_countries=PLACES,
+    labels=st.dictionaries(NAMES, TEXTS, max_size=3).map(lambda labels: tuple(sorted(labels.items()))),
+)
+
+
+@given(workload=WORKLOADS)
+def test_a_recorded_workload_is_read_back_whole(workload: Workload) -> None:
+    assert workload_from_record(orjson.loads(orjson.dumps(workload_record(workload)))) == workload
