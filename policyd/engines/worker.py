@@ -40,12 +40,20 @@ def _confine() -> BinaryIO:
 def _watch_memory(limit_bytes: int) -> None:
     """Kill this process when it grows beyond its limit. The engine runs outside the interpreter lock, so this runs.
 
-    RLIMIT_AS is of no use: the engine's allocator reserves hundreds of gigabytes of address space at its start.
+    RLIMIT_AS is of no use: the engine's allocator reserves hundreds of gigabytes of address space at its start. Nor is
+    ru_maxrss on Linux: a new process starts with that of its parent, and a large server would have no workers.
     """
-    unit = 1 if sys.platform == "darwin" else 1024
-    while resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit < limit_bytes:
+    while _resident_bytes() < limit_bytes:
         time.sleep(_MEMORY_CHECK_S)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _resident_bytes() -> int:
+    try:
+        with open("/proc/self/statm", "rb") as statm:
+            return int(statm.read().split()[1]) * resource.getpagesize()
+    except FileNotFoundError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 class _Answers:

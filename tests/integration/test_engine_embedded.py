@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -188,3 +189,21 @@ def test_workers_that_do_not_start_are_one_engine_error(broken: str, monkeypatch
             await engine.close()
 
     asyncio.run(run())
+
+
+def test_the_size_of_the_parent_does_not_count_against_a_worker() -> None:
+    """A process starts with its parent's peak memory in ru_maxrss; a large server must still get workers."""
+    ballast = bytearray(200 * 1024**2)
+    ballast[:: resource.getpagesize()] = b"x" * len(ballast[:: resource.getpagesize()])
+
+    async def run() -> None:
+        engine = EmbeddedEngine(1, worker_memory_bytes=120 * 1024**2)
+        try:
+            loaded = await engine.load(tree(RULE))
+            assert await engine.evaluate(loaded.digest, [question(0)], 20_000) == [Answer()]
+            assert len(engine.worker_pids) == 1
+        finally:
+            await engine.close()
+
+    asyncio.run(run())
+    assert len(ballast) > 0
