@@ -118,7 +118,7 @@ def make_facts(settings: Settings, fleet: Fleet) -> FactsHolder:
     """The source of facts: the named file, the shipped one beside the shipped fleet, else declared capacity."""
     path = settings.facts.path or (shipped_facts() if settings.fleet is None else None)
     source: FactSource = StaticFacts(path) if path is not None else DeclaredFacts(fleet)
-    return FactsHolder(source, refresh_ms=settings.facts.refresh_ms)
+    return FactsHolder(source, refresh_ms=settings.facts.refresh_ms, max_age_ms=settings.facts.max_age_ms)
 
 
 @asynccontextmanager

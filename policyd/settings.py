@@ -71,6 +71,9 @@ class FactsSettings(_Section):
 
     path: Path | None = Field(None, description="a facts file; without it the declared capacity counts as free")
     refresh_ms: Annotated[int, Field(ge=50, le=3_600_000)] = Field(1_000, description="how often it is looked at")
+    max_age_ms: Annotated[int, Field(ge=1_000, le=31_536_000_000)] | None = Field(
+        None, description="oldest `observed_at` that still counts; older facts stop decisions. none: any age counts"
+    )
 
 
 class ApiSettings(_Section):

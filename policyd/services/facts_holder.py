@@ -1,7 +1,8 @@
 """The facts in force: read from their source at intervals, never on the path of a decision.
 
-Rules: facts that cannot be read keep the last good ones for ``stale_after_ms`` and no longer; then every decision is an
-error, since old headroom is no fact. The bytes that decisions name are kept with them.
+Rules: facts that cannot be read keep the last good ones for ``stale_after_ms`` and no longer; facts that say that they
+were observed longer ago than ``max_age_ms`` do not count either, since a monitor that died leaves a readable file. Then
+every decision is an error: old headroom is no fact. The bytes that decisions name are kept with them.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from audit.record import Blob
 from policyd.core.facts import Facts, facts_from_json
 from policyd.errors import ConfigError, FactsUnavailable
 from policyd.ports import FactSource
+from policyd.services.clock import Now, from_rfc3339, now_us
 
 _log: Final = logging.getLogger(__name__)
 
@@ -29,6 +31,8 @@ class FactsHolder:
     source: FactSource
     refresh_ms: int = 1_000
     stale_after_ms: int = 60_000
+    max_age_ms: int | None = None
+    now: Now = now_us
     _current: tuple[Facts, Blob] | None = None
     _read_at: float = field(default=0.0)
     _fault: str | None = None
@@ -73,4 +77,16 @@ class FactsHolder:
         age_ms = (time.monotonic() - self._read_at) * 1_000
         if age_ms > self.stale_after_ms + self.refresh_ms:
             raise FactsUnavailable(f"the facts are {int(age_ms)} ms old and cannot be read anew: {self._fault}")
+        self._refuse_old(self._current[0].observed_at)
         return self._current
+
+    def _refuse_old(self, observed_at: str | None) -> None:
+        """Declared capacity was observed by nobody (None) and has no age."""
+        if self.max_age_ms is None or observed_at is None:
+            return
+        age_ms = (self.now() - from_rfc3339(observed_at)) // 1_000
+        if age_ms > self.max_age_ms:
+            raise FactsUnavailable(
+                f"the facts were observed {age_ms} ms ago, at {observed_at}",
+                remedy="see that whatever writes the facts still runs, or raise facts.max_age_ms",
+            )

@@ -69,3 +69,17 @@ def test_old_facts_refuse_and_a_mended_file_counts_again(tmp_path: Path) -> None
     path.write_text(GOOD)
     holder.refresh()
     assert holder.current()[0].pools["a"].usable_gpus == 1
+
+
+@pytest.mark.parametrize(("age_ms", "believed"), [(0, True), (60_000, True), (60_001, False), (10**9, False)])
+def test_facts_that_nobody_renews_stop_counting(tmp_path: Path, age_ms: int, believed: bool) -> None:
+    path = tmp_path / "facts.yaml"
+    path.write_text(GOOD)
+    observed_us = 1_795_341_600_000_000
+    holder = FactsHolder(StaticFacts(path), max_age_ms=60_000, now=lambda: observed_us + age_ms * 1_000)
+    holder.refresh()
+    if believed:
+        assert holder.current()[0].observed_at is not None
+    else:
+        with pytest.raises(FactsUnavailable, match="observed"):
+            holder.current()
