@@ -36,6 +36,7 @@ class Worker:
         self._process = process
         self.version = version
         self.loaded: set[str] = set()
+        self._owed_answers = 0
 
     @property
     def pid(self) -> int:
@@ -46,6 +47,11 @@ class Worker:
     def alive(self) -> bool:
         """False once the child's end has been seen."""
         return self._process.returncode is None
+
+    @property
+    def clean(self) -> bool:
+        """Whether it may be asked something new: alive, and nothing that was asked before is still to come."""
+        return self.alive and self._owed_answers == 0
 
     @classmethod
     async def start(cls, memory_bytes: int) -> Worker:
@@ -66,6 +72,7 @@ class Worker:
         except OSError as fault:
             raise EngineCrashed(f"no worker process can be started: {fault}") from fault
         worker = cls(process, "")
+        worker._owed_answers = 1
         try:
             worker.version = str((await worker.answer(START_TIMEOUT_S))["ready"])
         except BaseException:
@@ -73,11 +80,12 @@ class Worker:
             raise
         return worker
 
-    def send(self, request: Mapping[str, Any]) -> None:
-        """Write one request without waiting. Raises ``WorkerDied`` when the child is gone."""
+    def send(self, request: Mapping[str, Any], answers: int = 1) -> None:
+        """Write one request, to which so many answers are owed, without waiting. Raises ``WorkerDied``."""
         pipe = self._process.stdin
         if pipe is None or pipe.is_closing():
             raise WorkerDied("the worker process is gone")
+        self._owed_answers += answers
         pipe.write(json.dumps(request, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
 
     async def answer(self, timeout_s: float) -> dict[str, Any]:
@@ -93,6 +101,7 @@ class Worker:
             raise WorkerDied(f"the worker's answer cannot be read: {fault}") from fault
         if not line.endswith(b"\n"):
             raise WorkerDied("the worker process died")
+        self._owed_answers -= 1
         answer = json.loads(line)
         if not isinstance(answer, dict):
             raise WorkerDied("the worker answered with something that is no object")

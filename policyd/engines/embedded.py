@@ -172,7 +172,8 @@ class EmbeddedEngine:
                     "do": "ask",
                     "digest": batch.digest,
                     "questions": [_request(batch.questions[index], policies) for index in chunk],
-                }
+                },
+                answers=len(chunk),
             )
             for position, index in enumerate(chunk):  # noqa: B007 - the position is needed when a question fails
                 raw = await worker.answer(batch.deadline_s)
@@ -201,6 +202,9 @@ class EmbeddedEngine:
             except EngineError:
                 await worker.kill()
                 await self._give_back(worker)
+            except BaseException:
+                await self._give_back(worker)
+                raise
         worker = await Worker.start(self._memory_bytes)
         self._all.add(worker)
         try:
@@ -225,7 +229,8 @@ class EmbeddedEngine:
         return worker
 
     async def _give_back(self, worker: Worker) -> None:
-        if worker.alive and not self._closed and self._asked[worker.pid] < RECYCLE_AFTER_QUESTIONS:
+        # An answer that was waited for no longer would be taken for the answer to the next question.
+        if worker.clean and not self._closed and self._asked[worker.pid] < RECYCLE_AFTER_QUESTIONS:
             self._idle.append(worker)
             return
         await worker.kill()

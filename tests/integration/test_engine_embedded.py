@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import resource
@@ -207,3 +208,27 @@ def test_the_size_of_the_parent_does_not_count_against_a_worker() -> None:
 
     asyncio.run(run())
     assert len(ballast) > 0
+
+
+def test_an_answer_that_nobody_waits_for_is_never_given_to_another_question() -> None:
+    """A health check that is cut off leaves an answer in the pipe; were it read, all later ones would be shifted."""
+
+    async def run() -> None:
+        engine = EmbeddedEngine(1)
+        try:
+            loaded = await engine.load(tree(RULE))
+            [pid] = engine.worker_pids
+            os.kill(pid, signal.SIGSTOP)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(engine.health(), 0.2)
+            # The worker may be gone by now, which is the safest end of it.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+            for _ in range(2):
+                refused, allowed = await engine.evaluate(loaded.digest, [question(1), question(0)], 5_000)
+                assert [bool(refused.deny), refused.error] == [True, None]
+                assert allowed == Answer()
+        finally:
+            await engine.close()
+
+    asyncio.run(run())
