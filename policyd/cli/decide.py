@@ -58,6 +58,8 @@ def decide(
     settings = settings_of(config, data_dir=data_dir, **flags)
     body, told = _decided(settings, request, server, flags)
     _show(body, told, output)
+    if facts is None and settings.facts.path is None and _lacks_spending(told):
+        say("hint: a budget is refused while nobody says what is spent of it: --facts FILE, as in examples/facts.yaml")
     raise typer.Exit(0 if told.answer["outcome"] == "allow" else 3)
 
 
@@ -128,6 +130,15 @@ def _ask(address: str, request: DecisionRequest) -> tuple[bytes, Told]:
     server = Server(address)
     body = server.decide(orjson.dumps(request.model_dump(mode="json", exclude_none=True)))
     return body, told_by(server, orjson.loads(body))
+
+
+def _lacks_spending(told: Told) -> bool:
+    """Whether every pool is refused for want of the facts of spending, which nothing but a facts file gives."""
+    return not told.answer["ranked"] and any(
+        violation["rule"] == "fact_missing" and any(str(path).startswith("budget.") for path in violation["required"])
+        for entry in told.answer["rejected"]
+        for violation in entry["violations"]
+    )
 
 
 def _show(body: bytes, told: Told, output: Output) -> None:

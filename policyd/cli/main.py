@@ -83,13 +83,21 @@ def run(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return failures.INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output has gone (`policyd … | head`): nothing is left to say to it.
-        sys.stdout = open("/dev/null", "w")  # noqa: SIM115 - replaces the dead stream until the process ends
-        return failures.UNREAD
+        return _unread()
+    except SystemExit as ended:
+        if isinstance(ended.__context__, BrokenPipeError):  # Click turns it into an exit of its own
+            return _unread()
+        raise
     except BaseExceptionGroup as group:
         return _tell_group(group)
     except Exception as error:  # noqa: BLE001 - the last line of defence: a person never sees a trace by accident
         return failures.tell_unexpected(error)
+
+
+def _unread() -> int:
+    """The reader of our output has gone (`policyd … | head`): nothing is left to say to it."""
+    sys.stdout = open("/dev/null", "w")  # noqa: SIM115 - replaces the dead stream until the process ends
+    return failures.UNREAD
 
 
 def _tell_group(group: BaseExceptionGroup[BaseException]) -> int:

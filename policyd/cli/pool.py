@@ -87,8 +87,9 @@ def _check_filters(
     from typing import get_args
 
     from policyd.core.normalise import known
-    from policyd.core.places import COUNTRIES
+    from policyd.core.places import COMMON_MISTAKES, COUNTRIES
     from policyd.core.pool import Kind
+    from policyd.errors import UnknownName
 
     providers = {pool.provider: pool for pool in fleet.pools.values()}
     asked: list[tuple[str, str | None, Any]] = [
@@ -99,6 +100,8 @@ def _check_filters(
     ]
     for noun, name, names in asked:
         if name is not None:
+            if noun == "country" and name in COMMON_MISTAKES:
+                raise UnknownName(f"unknown country {name!r}; did you mean {COMMON_MISTAKES[name]!r}?")
             known(names, name, noun, f"--{noun}")
 
 

@@ -48,6 +48,8 @@ class Server:
             )
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             told = str(error) or type(error).__name__
+            if "://" not in self.address:
+                told = f"an address begins with http://, so write http://{self.address}"
             raise ServerUnreachable(f"the server at {self.address} does not answer: {told}") from None
         if answer.is_success:
             if not isinstance(_json(answer.content), dict):

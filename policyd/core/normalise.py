@@ -108,7 +108,11 @@ def known(things: Mapping[str, T], name: str, noun: str, where: str) -> T:
 
 def nearest(name: str, names: Iterable[str]) -> str:
     """``; did you mean …?`` for the nearest of the names, or nothing."""
-    near = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
+    listed = list(names)
+    # A name cut short, as `llama` for `llama-3.1-70b-instruct`, is far from the whole one by its letters.
+    near = difflib.get_close_matches(name, listed, n=1, cutoff=0.5) or [
+        known for known in sorted(listed) if len(name) > 2 and name in known
+    ]
     return f"; did you mean {near[0]!r}?" if near else ""
 
 

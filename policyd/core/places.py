@@ -39,6 +39,10 @@ GROUPS: Final[Mapping[str, frozenset[str]]] = {
 }
 
 
+COMMON_MISTAKES: Final[Mapping[str, str]] = {"UK": "GB", "EL": "GR"}
+"""Codes in wide use that ISO 3166-1 does not have, and the one that is meant."""
+
+
 class UnknownPlace(ValueError):
     """A name that is neither a country code nor a group; the message carries the nearest known name."""
 
@@ -61,7 +65,8 @@ def expand_one(name: str, groups: Mapping[str, frozenset[str]] = GROUPS) -> froz
         return group
     if name in COUNTRIES:
         return frozenset({name})
-    near = difflib.get_close_matches(name.upper(), [*groups, *COUNTRIES], n=1, cutoff=0.4)
+    hint_at = COMMON_MISTAKES.get(name.upper())
+    near = [hint_at] if hint_at else difflib.get_close_matches(name.upper(), [*groups, *COUNTRIES], n=1, cutoff=0.6)
     hint = f"; did you mean {near[0]}?" if near else ""
     raise UnknownPlace(f"unknown country or group {name!r}{hint} (ISO 3166-1 alpha-2, for example GB and not UK)")
 

@@ -126,7 +126,10 @@ def import_list(content: bytes, file: str, format: str, catalogue: Catalogue, or
     """
     rows = {"prices": _price_row, "offers": _offer_row, "tokens": _token_row, "skypilot": _skypilot_row}[format]
     if format == "skypilot" and not origin.provider:
-        raise FleetInvalid("a SkyPilot catalog does not name its provider: say which one it is")
+        raise FleetInvalid(
+            "a SkyPilot catalog does not name its provider: say which one it is",
+            remedy="name it with --provider, for example --provider aws",
+        )
     state = _Import(catalogue, origin)
     findings: list[Finding] = []
     for line, row in _rows(content, file, COLUMNS[format], findings):

@@ -91,6 +91,8 @@ def test_a_source_of_another_project_is_forbidden() -> None:
     ("change", "error", "said"),
     [
         ({"tenant": "eu-bnk"}, UnknownName, "did you mean 'eu-bank'"),
+        ({"model": "llama"}, UnknownName, "did you mean 'llama-3.1-"),
+        ({"data": {"residency": ["UK"]}}, UnknownName, "did you mean GB"),
         ({"project": "support-chta"}, UnknownName, "did you mean 'support-chat'"),
         ({"model": "llama-3.1-70b-instrct"}, UnknownName, "did you mean 'llama-3.1-70b-instruct'"),
         ({"model_version": "2042-01"}, UnknownName, "version"),
