@@ -81,10 +81,17 @@ def _dearer_percent(chosen: int | None, cost: int) -> int | None:
 
 def check_pools(told: Told, pools: Sequence[str]) -> None:
     """Raise ``UnknownName`` for a pool that the decision does not name."""
-    from policyd.core.normalise import known
+    from policyd.core.normalise import known, nearest
+    from policyd.errors import UnknownName
 
     named = {entry["pool"]: True for entry in (*told.answer["ranked"], *told.answer["rejected"])}
+    shown, total = len(told.answer["ranked"]), told.answer["ranked_total"]
     for pool in pools:
+        if pool not in named and shown < total:
+            raise UnknownName(
+                f"the decision names no pool {pool!r}{nearest(pool, named)}",
+                remedy=f"it may be ranked: {shown} of {total} are shown; decide anew with a higher --limit to see more",
+            )
         known(named, pool, "pool of this decision", "--pool")
 
 
@@ -247,7 +254,9 @@ def _prices(told: Told, console: Console) -> None:
     ranked = told.answer["ranked"]
     left_out = told.answer["ranked_total"] - len(ranked)
     if left_out > 0:
-        console.print(f"{words.plural(left_out, 'more pool')} ranked below; --limit shows them", style=QUIET)
+        console.print(
+            f"{words.plural(left_out, 'more pool')} ranked below; `policyd decide --limit N` shows them", style=QUIET
+        )
     assumed = sum(entry["cost"]["price_status"] == "assumed" for entry in ranked)
     if assumed:
         console.print(f"* {assumed} of {words.plural(len(ranked), 'ranked price')}: assumed, not quoted", style=CAREFUL)

@@ -88,3 +88,10 @@ def test_a_fleet_without_facts_says_what_its_budgets_need(tmp_path: Path) -> Non
     allowed = ran(tmp_path, "decide", BANK, "--fleet", fleet, "--facts", str(ROOT / "examples" / "facts.yaml"))
     assert allowed.returncode == 0
     assert b"hint" not in allowed.stderr
+
+
+def test_a_pool_below_the_limit_is_not_called_unknown(tmp_path: Path) -> None:
+    made = json.loads(ran(tmp_path, "decide", BANK, "--limit", "2", "--output", "json").stdout)
+    done = ran(tmp_path, "explain", made["id"], "--pool", "scaleway-par-h100")
+    assert done.returncode == 2
+    assert b"2 of 6 are shown; decide anew with a higher --limit" in done.stderr
