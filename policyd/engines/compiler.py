@@ -73,10 +73,20 @@ def prepare(tree: PolicyTree) -> Prepared:
         findings.extend(faults)
         if doc is not None:
             docs.append(doc)
+    for test in sorted(tree.tests):
+        findings.extend(_verdict_in_a_test(str(test), read_source(tree.tests[test])))
     if not docs:
         findings.append(Finding("", "the tree has no package below placement: it would refuse nothing"))
     entrypoints = tuple(entrypoint(doc.name, export) for doc in docs for export in sorted(doc.exports))
     return Prepared(modules, settings, sources, tuple(docs), entrypoints, tuple(findings))
+
+
+def _verdict_in_a_test(path: str, source: Source) -> Iterator[Finding]:
+    """A package in a file called ``*_test.rego`` by mistake would refuse nothing, and nobody would hear of it."""
+    for rule in source.rules:
+        if rule.name in EXPORTS:
+            message = f"{rule.name} in a test file decides nothing; name the file otherwise, or the rule"
+            yield Finding(f"{path}:{rule.line}", message)
 
 
 def _package_findings(path: str, source: Source, owners: dict[str, str]) -> Iterator[Finding]:

@@ -10,6 +10,7 @@ import pytest
 
 from policyd.core.assemble import _Found, _spread
 from policyd.core.verdict import Question
+from policyd.engines.compiler import prepare
 from policyd.engines.embedded import EmbeddedEngine
 from policyd.engines.opa import OpaEngine
 from policyd.errors import PolicyInvalid
@@ -20,6 +21,10 @@ HEAD = """# METADATA
 # custom: {enforcement: hard, owner: tests, remedy: none}
 package placement.lost
 
+"""
+MILD = """# METADATA
+# custom: {enforcement: advisory}
+deny contains {"rule": "mild", "observed": 1} if input.pool.kind == "never"
 """
 DENY = 'deny contains {"rule": "refuses", "observed": 1} if input.pool.kind == "spot"\n'
 OTHER = 'deny contains {"rule": "other", "observed": 1} if input.pool.kind == "never"\n'
@@ -36,6 +41,7 @@ BODIES = {
     "on the line of another rule": WARN.strip() + "; " + DENY,
     "on the line of a warning, beside another deny": OTHER + WARN.strip() + "; " + DENY,
     "between two backticks": WARN + 'x := $`{"`"}`\n' + DENY + 'y := "`"\n',
+    "after a text with a bracket in a text": MILD + 'unused := $"{f("[")}"\n\nf(x) := x\n\n' + DENY,
     "under another head": WARN + "data.placement.lost." + DENY,
     "made of a warning": WARN
     + 'deny contains violation if {\n\tsome violation in warn\n\tviolation != {"rule": "unused"}\n}\n',
@@ -63,6 +69,12 @@ async def blocks(engine: Engine, body: str) -> bool:
     pool = _Found([], [], [])
     _spread(package, answer, [pool])
     return bool(pool.violations)
+
+
+def test_a_rule_in_a_test_file_is_a_finding() -> None:
+    tests = {PurePosixPath("pen_test.rego"): HEAD.replace("lost", "pen_test") + DENY}
+    tree = PolicyTree("sha256:pen", None, {PurePosixPath("lost.rego"): HEAD + WARN}, tests, {}, "", "")
+    assert [str(f).split(" in ")[0] for f in prepare(tree).findings] == ["pen_test.rego:6: deny"]
 
 
 def test_a_rule_after_a_field_called_like_a_keyword_keeps_its_place() -> None:
