@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Final
 
+from policyd.core.inputs import BOOLEAN, INTEGER, MAP, STRING, STRINGS, shape_at
 from policyd.core.verdict import Package, PolicySet
 from policyd.documents import read_yaml
 from policyd.engines.answers import EXPORTS, SET_EXPORTS, unrepresentable
 from policyd.engines.capabilities import ARITY, refusal
 from policyd.engines.metadata import PackageDoc, describe
 from policyd.engines.plan import Function, Plan, all_statements, plan_findings, reachable
-from policyd.engines.readsets import ReadSet, read_set
+from policyd.engines.readsets import NUMBER, TEXT, ReadSet, read_set
 from policyd.engines.source import Source, read_source, syntax_findings
 from policyd.errors import Finding
 from policyd.ports import PolicyTree
@@ -183,6 +184,7 @@ def finish(tree: PolicyTree, prepared: Prepared, plan: Plan, engine: str) -> tup
         findings.extend(_export_findings(plan, doc))
         findings.extend(_lost_findings(plan, doc))
         findings.extend(_read_findings(doc, reads, prepared.settings))
+        findings.extend(_ordering_findings(reads, prepared.settings))
         packages[doc.name] = _package(doc, reads)
     unique = sorted(set(findings), key=lambda finding: (finding.where, finding.message))
     return PolicySet(tree.digest, tree.commit, engine, packages, prepared.settings), unique
@@ -259,6 +261,31 @@ def _read_findings(doc: PackageDoc, reads: ReadSet, settings: Mapping[str, Any])
     for path in sorted(doc.optional):
         if not any(read[: len(path)] == path or path[: len(read)] == read for read in reads.reads):
             yield Finding(where, f"custom.optional names {'.'.join(path)}, which the package does not read")
+
+
+def _ordering_findings(reads: ReadSet, settings: Mapping[str, Any]) -> Iterator[Finding]:
+    """A quoted number in a setting, or a label, which is text: each engine orders text and numbers in its own way."""
+    for where, paths in reads.ordered:
+        kinds = {kind: ".".join(path) for path in sorted(paths) if (kind := _kind(path, settings))}
+        if len(kinds) > 1 or not kinds.keys() <= {"text", "number"}:
+            found = ", ".join(f"{path} is {kind}" for kind, path in sorted(kinds.items()))
+            yield Finding(where, f"only text and text, or number and number, can be ordered: {found}")
+
+
+def _kind(path: tuple[str, ...], settings: Mapping[str, Any]) -> str | None:
+    """``text``, ``number``, another word, or None when it is not known."""
+    if path in (TEXT, NUMBER):
+        return path[0]
+    if path[0] == "input":
+        shape = shape_at(path[1:])
+        known = {STRING: "text", INTEGER: "number", BOOLEAN: "a boolean", STRINGS: "a list", MAP: "an object"}
+        return known.get(shape) if isinstance(shape, str) else None
+    value: Any = settings
+    for key in path[2:]:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    if value is None:
+        return None
+    return "text" if isinstance(value, str) else "number" if type(value) is int else type(value).__name__
 
 
 def _exists(values: Any, path: Sequence[str]) -> bool:

@@ -57,8 +57,12 @@ class Plan:
 
     def where(self, statement: Mapping[str, Any], function: Function) -> str:
         """``path:line`` of a statement; the head of its rule when the plan does not say."""
-        file, line = statement.get("file", function.file), statement.get("row", function.line - 1) + 1
-        return f"{self.files[file]}:{line}" if 0 <= file < len(self.files) else function.rule_path
+        return self.place({"file": function.file, "row": function.line - 1, **statement}) or function.rule_path
+
+    def place(self, statement: Mapping[str, Any]) -> str:
+        """``path:line`` of a statement; empty when the plan does not say."""
+        file, line = statement.get("file", -1), statement.get("row", 0) + 1
+        return f"{self.files[file]}:{line}" if 0 <= file < len(self.files) else ""
 
 
 def statements(block: Block) -> Iterator[Statement]:

@@ -45,6 +45,10 @@ _READERS: Final = frozenset(
     | {"ObjectInsertStmt", "ObjectInsertOnceStmt", "ObjectMergeStmt", "SetAddStmt", "ResultSetAddStmt"}
 )
 _TESTS: Final = frozenset({"IsDefinedStmt", "IsUndefinedStmt"})
+_ORDERINGS: Final = frozenset({"lt", "lte", "gt", "gte"})
+TEXT: Final[Path] = ("text",)
+NUMBER: Final[Path] = ("number",)
+"""What stands in a comparison for a constant."""
 _UNKNOWN_CONTEXT: Final = frozenset({"WithStmt", "CallDynamicStmt"})
 
 
@@ -53,12 +57,14 @@ class ReadSet:
     """What a rule reads.
 
     ``reads`` are input paths and ``data_reads`` paths of the data document, none a prefix of another; ``builtins`` are
-    the built-in functions that can run.
+    the built-in functions that can run. ``ordered`` says where ``<`` and its like stand and what they may compare, as
+    full paths (``("input", "pool", "gpu_count")``, ``("data", …)``, ``TEXT``, ``NUMBER``).
     """
 
     reads: tuple[Path, ...]
     data_reads: tuple[Path, ...]
     builtins: frozenset[str]
+    ordered: frozenset[tuple[str, Paths]] = frozenset()
 
 
 @dataclass(slots=True)
@@ -69,6 +75,7 @@ class _Trace:
     reached: set[Path] = field(default_factory=set)
     extended: set[Path] = field(default_factory=set)
     builtins: set[str] = field(default_factory=set)
+    ordered: set[tuple[str, Paths]] = field(default_factory=set)
     known: dict[tuple[str, tuple[Paths, ...]], Paths] = field(default_factory=dict)
     running: set[str] = field(default_factory=set)
 
@@ -95,6 +102,7 @@ def read_set(plan: Plan, entrypoints: Sequence[str]) -> ReadSet:
         reads=tuple(path[1:] for path in minimal if path[0] == _INPUT),
         data_reads=tuple(path[1:] for path in minimal if path[0] == _DATA),
         builtins=frozenset(trace.builtins),
+        ordered=frozenset(trace.ordered),
     )
 
 
@@ -137,7 +145,23 @@ def _run(plan: Plan, blocks: Sequence[Block], start: Mapping[int, Paths], trace:
                 changed = True
     for kind, fields in body:
         _note_reads(plan, kind, fields, locals_, keys, trace)
+    _note_orderings(plan, body, locals_, trace)
     return locals_
+
+
+def _note_orderings(plan: Plan, body: Sequence[Statement], locals_: Mapping[int, Paths], trace: _Trace) -> None:
+    numbers = {fields["target"] for kind, fields in body if kind in ("MakeNumberIntStmt", "MakeNumberRefStmt")}
+    for kind, fields in body:
+        if kind != "CallStmt" or fields["func"] not in _ORDERINGS:
+            continue
+        compared = _NOTHING
+        for operand in fields["args"]:
+            compared |= _held(operand, locals_)
+            if operand.get("type") == "string_index":
+                compared |= {TEXT}
+            elif operand.get("type") == "local" and operand["value"] in numbers:
+                compared |= {NUMBER}
+        trace.ordered.add((plan.place(fields), compared))
 
 
 def _flow(
