@@ -171,7 +171,8 @@ def _version(request: WorkloadRequest, model: Model, environment: str) -> str:
 
 
 def _sources(request: WorkloadRequest, project: Project, fleet: Fleet) -> tuple[DataSource, ...]:
-    names = project.sources if request.data.sources is None else tuple(sorted(set(request.data.sources)))
+    # An empty list names none, just as silence does: with it, a caller would shed every duty of its data.
+    names = tuple(sorted(set(request.data.sources or ()))) or project.sources
     found = []
     for name in names:
         source = known(fleet.data_sources, name, "data source", "workload.data.sources")

@@ -80,6 +80,7 @@ def test_sources_that_are_not_named_are_all_in_use() -> None:
     assert project is not None
     assert project.sources
     assert normal(BANK).workload.sources == tuple(sorted(project.sources))
+    assert normal({**BANK, "data": {"sources": []}}) == normal(BANK)
 
 
 def test_a_source_of_another_project_is_forbidden() -> None:
