@@ -11,7 +11,7 @@
     │   └── Forbidden          the identity may not act in that scope                  403, exit 1
     ├── NotFound               no such decision, pool, revision                        404, exit 1
     ├── ConfigError            settings that do not load                               500, exit 2
-    ├── RevisionError          a policy or fleet tree that may not go live             422, exit 3
+    ├── RevisionError          a policy or fleet tree that may not go live             422, exit 1
     │   ├── FleetInvalid
     │   └── PolicyInvalid
     ├── EngineError            a cold evaluation that brought no verdict               503, exit 1
@@ -146,7 +146,7 @@ class ConfigError(PolicydError):
 class RevisionError(PolicydError):
     code = "revision.invalid"
     http_status = 422
-    exit_code = 3
+    exit_code = 1
     title = "The revision may not go live"
     remedy = "mend the findings; the last good revision keeps serving"
 

@@ -22,7 +22,7 @@ from policyd.core.pool import Locations, Performance, Pool
 from policyd.core.sheet import Refused, Row, Sheet, seal
 from policyd.core.terms import Terms
 from policyd.core.verdict import Answer, Enforcement, Package, PolicySet, Question, Violation
-from policyd.core.violations import core_violation, fact_missing, violation_order, violations_of
+from policyd.core.violations import POLICIES, core_violation, fact_missing, violation_order, violations_of
 from policyd.core.workload import Workload
 
 _ASPECTS: Final = tuple(Locations.model_fields)
@@ -117,7 +117,7 @@ def _spread(package: Package, answer: Answer | None, members: Sequence[_Found]) 
             policy=package.name,
             rule="evaluation_failed",
             enforcement=Enforcement.HARD,
-            location=package.location,
+            location=POLICIES + package.location,
             message=f"{package.title}: the evaluation failed: {reason}",
             observed=reason,
             required="an answer",

@@ -16,6 +16,9 @@ from policyd.core.verdict import Enforcement, Package, RuleDoc, Violation
 CORE: Final = "core"
 """Policy name of the violations that the core itself adds; their page is ``docs/rules/core.md``."""
 
+POLICIES: Final = "policies/"
+"""Where a reader of a violation finds its rule: packages know their path in the policy tree, people know the tree."""
+
 
 def violations_of(package: Package, denials: Sequence[Mapping[str, Any]], *, advisory: bool = False) -> list[Violation]:
     """A package's ``deny`` or ``warn`` objects with the words of its METADATA; unknown rules take the package's.
@@ -56,7 +59,7 @@ def _violation(package: Package, rule: str, observed: Any, required: Any, *, adv
         policy=package.name,
         rule=rule,
         enforcement=Enforcement.ADVISORY if advisory else doc.enforcement,
-        location=doc.location,
+        location=POLICIES + doc.location,
         message=f"{doc.title}: found {words(observed)}, required {words(required)}",
         observed=observed,
         required=required,
@@ -111,7 +114,7 @@ def fact_missing(package: Package, paths: Sequence[str]) -> Violation:
         policy=package.name,
         rule="fact_missing",
         enforcement=Enforcement.HARD,
-        location=package.location,
+        location=POLICIES + package.location,
         message=f"{package.title}: nobody declared {', '.join(sorted(set(paths)))}",
         observed="missing",
         required=sorted(set(paths)),
