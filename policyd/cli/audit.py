@@ -212,6 +212,7 @@ def _first(entry: Mapping[str, Any]) -> tuple[str, int | None]:
 def _draw_entry(document: Mapping[str, Any], console: Console) -> None:
     """The evidence of one entry: who, what, on which revisions, and where it stands in the log."""
     from policyd.cli import words
+    from policyd.cli.decision_tables import draw_error
     from policyd.cli.terminal import pairs
 
     if document["kind"] != "decision":
@@ -244,19 +245,3 @@ def _draw_entry(document: Mapping[str, Any], console: Console) -> None:
     )
     console.print()
     console.print(f"policyd explain {document['id']} gives every reason", style="dim")
-
-
-def draw_error(document: Mapping[str, Any], console: Console) -> None:
-    """An entry that brought no decision: what was asked, by whom, and what stood in the way."""
-    from policyd.cli import words
-    from policyd.cli.terminal import BAD, pairs
-
-    console.print(f"ERROR  {document['code']}: nothing was allowed", style=f"bold {BAD}")
-    facts = {
-        "entry": f"{document['id']}  {document['time'][:19]}Z",
-        "detail": document["detail"],
-        "asked by": f"{document['principal']}, request {document['request_id']}",
-        "asked": words.value(document["asked"]),
-        "page": f"docs/errors/{document['code']}.md",
-    }
-    console.print(pairs(facts))

@@ -468,3 +468,16 @@ def _obligation(obligation: Mapping[str, Any]) -> str:
     said = f"{obligation['name']} {words.value(obligation.get('value'))}"
     pools: Iterable[str] = obligation.get("pools", ())
     return f"{said} ({', '.join(pools)})" if pools else said
+
+
+def draw_error(document: Mapping[str, Any], console: Console) -> None:
+    """An entry that brought no decision: what was asked, by whom, and what stood in the way."""
+    console.print(f"ERROR  {document['code']}: nothing was allowed", style=f"bold {BAD}")
+    facts = {
+        "entry": f"{document['id']}  {document['time'][:19]}Z",
+        "detail": document["detail"],
+        "asked by": f"{document['principal']}, request {document['request_id']}",
+        "asked": words.value(document["asked"]),
+        "page": f"docs/errors/{document['code']}.md",
+    }
+    console.print(pairs(facts))

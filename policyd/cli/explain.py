@@ -56,8 +56,7 @@ def _show(replayed: Replayed, output: Output, pools: list[str]) -> None:
 
     import orjson
 
-    from policyd.cli.audit import draw_error
-    from policyd.cli.decision_tables import check_pools, draw_full, told_of
+    from policyd.cli.decision_tables import check_pools, draw_error, draw_full, told_of
     from policyd.cli.terminal import encoded
     from policyd.services.explanation import explanation_json
 
@@ -75,8 +74,7 @@ def _show(replayed: Replayed, output: Output, pools: list[str]) -> None:
 def _by_server(address: str, decision_id: str, output: Output, pools: list[str]) -> None:
     import orjson
 
-    from policyd.cli.audit import draw_error
-    from policyd.cli.decision_tables import check_pools, draw_full, told_from
+    from policyd.cli.decision_tables import check_pools, draw_error, draw_full, told_from
     from policyd.cli.servers import Server
     from policyd.cli.terminal import emit_bytes
 
