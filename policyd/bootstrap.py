@@ -17,11 +17,11 @@ from typing import Final
 from connectors.static import DeclaredFacts, StaticFacts
 from policyd.core.fleet import Fleet
 from policyd.core.normalise import Principal
-from policyd.core.snapshot import Permits, Snapshot
+from policyd.core.snapshot import Snapshot
 from policyd.engines.embedded import EmbeddedEngine
 from policyd.engines.entitlements import CasbinEntitlements
 from policyd.errors import ConfigError
-from policyd.ports import Engine, FactSource
+from policyd.ports import Engine, Entitlements, FactSource
 from policyd.revisions.fleet_files import load_fleet
 from policyd.revisions.policy_files import load_policy_tree
 from policyd.services.activation import Activation
@@ -109,7 +109,7 @@ def _secret(path: Path | None) -> str | None:
         raise ConfigError(f"the token file {path} cannot be read: {error}") from None
 
 
-def make_entitlements(model: str, rows: str, fleet: Fleet) -> Permits:
+def make_entitlements(model: str, rows: str, fleet: Fleet) -> Entitlements:
     """Casbin, built aside; the domain ``*`` stands for every tenant of the fleet."""
     return CasbinEntitlements.build(model, rows, domains=fleet.tenants)
 

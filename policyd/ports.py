@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from policyd.core.verdict import Answer, PolicySet, Question
 
@@ -78,11 +78,26 @@ class TestResult:
     detail: str = ""
 
 
+class Denial(NamedTuple):
+    """One row that denies, with its place; ``role`` says that the subject is a role which somebody has."""
+
+    where: str
+    subject: str
+    domain: str
+    obj: str
+    action: str
+    role: bool
+
+
 class Entitlements(Protocol):
     """Who may do what: Casbin, RBAC with domains. Built aside and swapped whole with its policy set."""
 
     @property
     def digest(self) -> str: ...
+
+    @property
+    def denials(self) -> Sequence[Denial]:
+        """The rows that deny, as written."""
 
     def permits(self, subject: str, domain: str, obj: str, action: str) -> bool:
         """True only when a row allows it and none denies it. Unknown names are False."""

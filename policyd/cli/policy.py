@@ -115,7 +115,7 @@ async def _check(settings: Settings) -> tuple[PolicySet | None, list[Finding]]:
     """The compiled policies, or None, and every finding of every check."""
     from policyd.bootstrap import make_engine, make_entitlements
     from policyd.errors import PolicyInvalid
-    from policyd.services.activation import unreadable_paths
+    from policyd.services.activation import dead_denials, unreadable_paths
 
     findings: list[Finding] = []
     try:
@@ -133,7 +133,7 @@ async def _check(settings: Settings) -> tuple[PolicySet | None, list[Finding]]:
     finally:
         await engine.close()
     try:
-        make_entitlements(tree.casbin_model, tree.casbin_rows, fleet)
+        findings += dead_denials(make_entitlements(tree.casbin_model, tree.casbin_rows, fleet), fleet)
     except PolicyInvalid as error:
         findings += error.findings
     return policies, findings

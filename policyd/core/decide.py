@@ -23,10 +23,11 @@ import orjson
 
 from policyd.core.cost import cost_json, cost_micro_usd, gpus_for
 from policyd.core.facts import Facts, PoolFacts
-from policyd.core.quantities import PPM
+from policyd.core.quantities import MAX_SAFE, PPM
 from policyd.core.sheet import Lane, Row, Sheet
 from policyd.core.violations import CORE
 from policyd.core.workload import Workload
+from policyd.errors import RequestError
 
 HEADROOM_REPLICAS: Final = 4
 """Free room for this many times the workload earns all headroom points."""
@@ -89,13 +90,34 @@ def decide(workload: Workload, sheet: Sheet, facts: Facts) -> Decision:
         if by_request and affine:
             cost = -(-(-(-(input_tokens * input_nano + output_tokens * output_nano) // _MTOK) + request_nano) // 1000)
         else:
-            cost = cost_micro_usd(row.pricing, workload)
+            cost = _cost_or_beyond(row, workload)
         if state.price_ppm != PPM:
             cost = -(-cost * state.price_ppm // PPM)
+        if cost > MAX_SAFE:
+            refused.append((row, _cost_refusal()))
+            continue
         fitting.append((lane, state, gpus, cost))
     ranked = _rank(fitting, sheet.weights)
     outcome = "allow" if ranked else "deny"
     return Decision(outcome, None if ranked else denied_by(sheet, refused), ranked, tuple(refused))
+
+
+def _cost_or_beyond(row: Row, workload: Workload) -> int:
+    """The cost, or a number beyond every limit when it cannot be expressed: that refuses this pool and no other."""
+    try:
+        return cost_micro_usd(row.pricing, workload)
+    except RequestError:
+        return MAX_SAFE + 1
+
+
+def _cost_refusal() -> Mapping[str, Any]:
+    return _violation(
+        "cost_out_of_range",
+        f"the workload would cost more than {MAX_SAFE} micro-USD on this pool",
+        "beyond",
+        MAX_SAFE,
+        "ask for less at once, or have the price of the pool checked",
+    )
 
 
 def _rank(fitting: list[tuple[Lane, PoolFacts, int, int]], weights: Mapping[str, int]) -> tuple[Scored, ...]:

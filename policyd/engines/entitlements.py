@@ -22,6 +22,7 @@ from casbin.model import FastModel
 from casbin.persist import Adapter
 
 from policyd.errors import EngineError, Finding, PolicyInvalid
+from policyd.ports import Denial
 
 MODEL_PATH: Final = "casbin/model.conf"
 ROWS_PATH: Final = "casbin/rows.csv"
@@ -82,8 +83,15 @@ class _Rows(Adapter):  # type: ignore[misc]  # casbin ships no types
 class CasbinEntitlements:
     """``policyd.ports.Entitlements``. Immutable; may be asked from several threads."""
 
-    def __init__(self, permissions: Sequence[tuple[str, ...]], grants: Sequence[tuple[str, ...]], digest: str) -> None:
+    def __init__(
+        self,
+        permissions: Sequence[tuple[str, ...]],
+        grants: Sequence[tuple[str, ...]],
+        digest: str,
+        denials: Sequence[Denial] = (),
+    ) -> None:
         self._digest = digest
+        self._denials = tuple(denials)
         self._keys = frozenset(values[1:4] for values in permissions)
         self._subjects = frozenset(values[0] for values in (*permissions, *grants))
         self._lock = threading.Lock()
@@ -103,12 +111,18 @@ class CasbinEntitlements:
             raise PolicyInvalid(f"{len(findings)} findings in the entitlements", findings=findings)
         expanded = _expand(parsed, sorted(set(domains)))
         text = json.dumps([model, expanded], separators=(",", ":"))
-        return cls(expanded["p"], expanded["g"], "sha256:" + hashlib.sha256(text.encode()).hexdigest())
+        digest = "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+        return cls(expanded["p"], expanded["g"], digest, _denials(parsed))
 
     @property
     def digest(self) -> str:
         """``sha256:…`` over the model and the rows as they apply."""
         return self._digest
+
+    @property
+    def denials(self) -> Sequence[Denial]:
+        """The rows that deny, as written."""
+        return self._denials
 
     def permits(self, subject: str, domain: str, obj: str, action: str) -> bool:
         """True only when a row allows it and none denies it. Raises ``EngineError`` when Casbin fails."""
@@ -203,6 +217,16 @@ def _value_fault(section: str, index: int, value: str) -> str | None:
     if EVERY_DOMAIN in value:
         return f"the {field} '{value}' holds a *; names are exact, and only a whole domain may be *"
     return None if _NAME.fullmatch(value) else f"the {field} '{value}' is no name (letters, digits and . : @ / + - _)"
+
+
+def _denials(rows: Sequence[_Row]) -> list[Denial]:
+    roles = {row.values[1] for row in rows if row.section == "g"}
+    denials = []
+    for row in rows:
+        if row.section == "p" and row.values[4] == "deny":
+            subject, domain, obj, action, _ = row.values
+            denials.append(Denial(f"{ROWS_PATH}:{row.line}", subject, domain, obj, action, subject in roles))
+    return denials
 
 
 def _role_findings(rows: Sequence[_Row]) -> list[Finding]:

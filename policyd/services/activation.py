@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import orjson
@@ -16,10 +16,11 @@ import orjson
 from audit.record import Blob, Entry, Search, encode
 from policyd.core.fleet import Fleet
 from policyd.core.inputs import INPUT_SHAPE, shape_at
-from policyd.core.snapshot import Permits, Snapshot
+from policyd.core.normalise import nearest
+from policyd.core.snapshot import Snapshot
 from policyd.core.verdict import PolicySet
 from policyd.errors import EngineUnavailable, Finding, PolicydError, PolicyInvalid
-from policyd.ports import Engine, PolicyTree
+from policyd.ports import Engine, Entitlements, PolicyTree
 from policyd.services.clock import Now, now_us, rfc3339, uuid7
 from policyd.services.decisions import Log
 
@@ -33,7 +34,7 @@ class Activation:
 
     engine: Engine
     log: Log
-    entitlements_of: Callable[[str, str, Fleet], Permits]
+    entitlements_of: Callable[[str, str, Fleet], Entitlements]
     now: Now = now_us
     _live: Snapshot | None = None
     _before: list[Snapshot] = field(default_factory=list)
@@ -46,7 +47,8 @@ class Activation:
 
     async def build(self, tree: PolicyTree, fleet: Fleet) -> Snapshot:
         """A snapshot beside the live one. Raises ``PolicyInvalid`` or ``EngineError``; the live one is untouched."""
-        policies = await self.engine.load(tree)
+        # The engine knows the tree by its content; the commit that holds it may be another one by now.
+        policies = replace(await self.engine.load(tree), commit=tree.commit)
         findings = list(unreadable_paths(policies))
         if findings:
             await self._drop(tree.digest)
@@ -62,8 +64,12 @@ class Activation:
         return snapshot
 
     async def activate(self, tree: PolicyTree, fleet: Fleet) -> Snapshot:
-        """Build, record and swap."""
+        """Build, check what only both revisions together show, record and swap."""
         snapshot = await self.build(tree, fleet)
+        findings = dead_denials(self.entitlements_of(tree.casbin_model, tree.casbin_rows, fleet), fleet)
+        if findings:
+            await self._drop(tree.digest)
+            raise PolicyInvalid(f"an entitlement denies nothing: {findings[0]}", findings=findings)
         await self.log.submit(self._entry(snapshot), [policy_blob(tree), fleet_blob(fleet)])
         if self._live is not None:
             self._before.append(self._live)
@@ -109,6 +115,29 @@ def unreadable_paths(policies: PolicySet) -> Sequence[Finding]:
         for path in (*package.reads, *package.optional)
         if path and shape_at(path, INPUT_SHAPE) is None
     ]
+
+
+def dead_denials(entitlements: Entitlements, fleet: Fleet) -> list[Finding]:
+    """A finding for each row that denies a pool group to a tenant, where one of the names is none of this fleet.
+
+    A slip of the pen in a row that allows takes something away and is noticed; in one that denies it gives, silently.
+    """
+    groups = {pool.group for pool in fleet.pools.values()}
+    findings = []
+    for denial in entitlements.denials:
+        if denial.action not in ("view", "place"):
+            continue
+        tenant = denial.subject.removeprefix("tenant:")
+        if denial.obj not in groups:
+            said = f"no pool is of the group {denial.obj!r}{nearest(denial.obj, groups)}"
+        elif denial.domain != "*" and denial.domain not in fleet.tenants:
+            said = f"there is no tenant {denial.domain!r}{nearest(denial.domain, fleet.tenants)}"
+        elif not denial.role and (tenant == denial.subject or tenant not in fleet.tenants):
+            said = f"{denial.subject!r} is neither a tenant nor a role that somebody has"
+        else:
+            continue
+        findings.append(Finding(f"{denial.where}", f"this row denies nothing: {said}"))
+    return findings
 
 
 def policy_blob(tree: PolicyTree) -> Blob:

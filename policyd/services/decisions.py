@@ -111,6 +111,13 @@ class DecisionService:
             # Who waits for the same sheet gets the same error object, so nothing may come between this and the raise.
             error.decision_id = decision_id
             raise
+        except Exception as fault:
+            unforeseen = PolicydError(f"an unforeseen {type(fault).__name__} stopped the decision")
+            unforeseen.decision_id = decision_id
+            await self._record_error(
+                decision_id, time_us, principal, request_id, request, unforeseen, snapshot, workload
+            )
+            raise unforeseen from fault
         position = await self._commit(made, entry, facts_blob)
         audit = {"log": self.origin, "index": position.index, "leaf_hash": position.leaf_hash.hex()}
         return Answered(decision_id, made, answer(made, audit))

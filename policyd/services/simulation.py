@@ -23,10 +23,10 @@ from policyd.core.facts import Facts
 from policyd.core.fleet import Fleet, SlaClass, Weights
 from policyd.core.normalise import Principal, known
 from policyd.core.pool import Pool, Price
-from policyd.core.snapshot import Permits, Snapshot
+from policyd.core.snapshot import Snapshot
 from policyd.core.workload import DecisionRequest
 from policyd.errors import AuditError, Forbidden, PolicydError, RequestError
-from policyd.ports import Engine, PolicyTree
+from policyd.ports import Engine, Entitlements, PolicyTree
 from policyd.services.activation import Activation
 from policyd.services.answers import Made, Revisions
 from policyd.services.clock import next_boundary_us, uuid7
@@ -143,7 +143,7 @@ class Simulator:
     """Decides without a log. Shares one engine between snapshots; ``build`` makes them."""
 
     def __init__(
-        self, engine: Engine, entitlements_of: Callable[[str, str, Fleet], Permits], limits: SheetLimits
+        self, engine: Engine, entitlements_of: Callable[[str, str, Fleet], Entitlements], limits: SheetLimits
     ) -> None:
         self._activation = Activation(engine, _NoLog(), entitlements_of)
         self._book = SheetBook(engine, limits)

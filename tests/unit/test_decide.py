@@ -271,3 +271,19 @@ def test_a_lost_fact_lets_no_pool_in(drawn: list[Row], pools: dict[str, PoolFact
         kept = {n: getattr(state, n) for n in ("available_gpus", "queue_ms", "healthy") if n != lost}
         pools = {**pools, name: PoolFacts(**kept, price_ppm=state.price_ppm)}
     assert set(order(made, Facts(pools, {}, "sha256:f"))) <= before
+
+
+def test_a_cost_beyond_every_number_refuses_that_pool_alone() -> None:
+    absurd = replace(GPU, input_nano=10**18, output_nano=10**18)
+    made = sheet(row("absurd", pricing=absurd, max_context_tokens=10**8), row("sane", max_context_tokens=10**8))
+    dear = replace(WORKLOAD, input_tokens=10**7)
+    decision = decide(dear, made, facts(absurd=FREE, sane=FREE))
+    assert [(r.pool, violation["rule"]) for r, violation in decision.refused] == [("absurd", "cost_out_of_range")]
+    assert [scored.row.pool for scored in decision.ranked] == ["sane"]
+    risen = facts(absurd=PoolFacts(64, 0, True, price_ppm=10**12), sane=FREE)
+    assert order(made, risen) == ["sane"]
+    deployment = replace(
+        WORKLOAD, scope="deployment", duration_hours=87_840, requests_per_hour=10**9, input_tokens=10**7
+    )
+    endless = facts(absurd=PoolFacts(10**12, 0, True), sane=PoolFacts(10**12, 0, True))
+    assert order(made, endless, deployment) == []
