@@ -13,14 +13,18 @@ import json
 import os
 import signal
 import sys
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
+
+import orjson
 
 from policyd.errors import EngineCrashed, EngineTimeout
 
 WORKER_SCRIPT: Final = Path(__file__).with_name("worker.py")
 LINE_LIMIT_BYTES: Final = 64 * 1024 * 1024
+READ_BYTES: Final = 1024 * 1024
 START_TIMEOUT_S: Final = 20.0
 _REAP_TIMEOUT_S: Final = 5.0
 
@@ -37,6 +41,8 @@ class Worker:
         self.version = version
         self.loaded: set[str] = set()
         self._owed_answers = 0
+        self._lines: deque[bytes] = deque()
+        self._partial = b""
 
     @property
     def pid(self) -> int:
@@ -66,7 +72,6 @@ class Worker:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.DEVNULL,
                 env={},
-                limit=LINE_LIMIT_BYTES,
                 start_new_session=True,
             )
         except OSError as fault:
@@ -90,22 +95,38 @@ class Worker:
 
     async def answer(self, timeout_s: float) -> dict[str, Any]:
         """The next answer. Raises ``EngineTimeout`` when it does not come in time, ``WorkerDied`` when it cannot."""
+        if not self._lines:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    while not self._lines:
+                        await self._read()
+            except TimeoutError:
+                raise EngineTimeout(f"no answer within {int(timeout_s * 1000)} ms") from None
+        line = self._lines.popleft()
+        self._owed_answers -= 1
+        try:
+            answer = orjson.loads(line)
+        except ValueError as fault:
+            raise WorkerDied(f"the worker's answer cannot be read: {fault}") from fault
+        if not isinstance(answer, dict):
+            raise WorkerDied("the worker answered with something that is no object")
+        return answer
+
+    async def _read(self) -> None:
+        """Take what has come. Answers come in bundles: one wait for many of them. Raises ``WorkerDied`` at the end."""
         pipe = self._process.stdout
         if pipe is None:
             raise WorkerDied("the worker process has no output")
         try:
-            line = await asyncio.wait_for(pipe.readline(), timeout_s)
-        except TimeoutError:
-            raise EngineTimeout(f"no answer within {int(timeout_s * 1000)} ms") from None
-        except (ValueError, ConnectionError) as fault:
+            received = await pipe.read(READ_BYTES)
+        except ConnectionError as fault:
             raise WorkerDied(f"the worker's answer cannot be read: {fault}") from fault
-        if not line.endswith(b"\n"):
+        if not received:
             raise WorkerDied("the worker process died")
-        self._owed_answers -= 1
-        answer = json.loads(line)
-        if not isinstance(answer, dict):
-            raise WorkerDied("the worker answered with something that is no object")
-        return answer
+        *complete, self._partial = (self._partial + received).split(b"\n")
+        self._lines.extend(complete)
+        if len(self._partial) > LINE_LIMIT_BYTES:
+            raise WorkerDied(f"the worker's answer is longer than {LINE_LIMIT_BYTES} bytes")
 
     async def ask(self, request: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
         """One request, one answer."""
