@@ -14,23 +14,17 @@ import os
 import tempfile
 import time
 from pathlib import Path
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 from audit.record import Blob, Entry, Search, encode
 from audit.store import Durability
+from policyd.services.clock import uuid7
 from policyd.services.commit import Committer
 from policyd.services.data_directory import DataDirectory
 
 POOLS = 60
 CLASSES = 200
 FLIGHTS = (1, 16, 64, 256)
-
-
-def uuid7(time_us: int) -> str:
-    """A UUIDv7 for this moment."""
-    stamp = (time_us // 1_000).to_bytes(6, "big") + os.urandom(10)
-    bits = int.from_bytes(stamp, "big") & ~(0xF << 76) & ~(0x3 << 62) | 0x7 << 76 | 0x2 << 62
-    return str(UUID(int=bits))
 
 
 def sheet(nth: int) -> Blob:

@@ -18,7 +18,7 @@ from policyd.core.inputs import BOOLEAN, INTEGER, MAP, STRING, STRINGS, shape_at
 from policyd.core.verdict import Package, PolicySet
 from policyd.documents import read_yaml
 from policyd.engines.answers import EXPORTS, SET_EXPORTS, unrepresentable
-from policyd.engines.capabilities import ARITY, refusal
+from policyd.engines.capabilities import ARITY, NEVER, refusal
 from policyd.engines.metadata import PackageDoc, describe
 from policyd.engines.plan import Function, Plan, all_statements, plan_findings, reachable
 from policyd.engines.readsets import NUMBER, TEXT, ReadSet, read_set
@@ -70,6 +70,7 @@ def prepare(tree: PolicyTree) -> Prepared:
     for path, source in sources.items():
         findings.extend(syntax_findings(path, source))
         findings.extend(_package_findings(path, source, owners))
+        findings.extend(_never_findings(path, source))
         doc, faults = describe(path, source)
         findings.extend(faults)
         if doc is not None:
@@ -99,6 +100,15 @@ def _package_findings(path: str, source: Source, owners: dict[str, str]) -> Iter
     if source.package in owners:
         yield Finding(where, f"the package {source.package} is also in {owners[source.package]}; one package, one file")
     owners.setdefault(source.package, path)
+
+
+def _never_findings(path: str, source: Source) -> Iterator[Finding]:
+    """Calls of functions that no policy may hold, in rules that are used or not."""
+    for rule in source.rules:
+        for first, dot, second in zip(rule.tokens, rule.tokens[1:], rule.tokens[2:], strict=False):
+            name = f"{first.text}.{second.text}"
+            if dot.text == "." and first.kind == "name" and name in NEVER:
+                yield Finding(f"{path}:{first.line}", refusal(name) or "")
 
 
 def settings_of(data: Mapping[PurePosixPath, str]) -> tuple[dict[str, Any], list[Finding]]:

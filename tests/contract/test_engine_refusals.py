@@ -1,4 +1,4 @@
-"""What an ``every`` may hold: the forms that regopy gets wrong are refused, the others get OPA's verdict from it."""
+"""What policies may not hold: forms that regopy gets wrong, the network; forms that are kept get the verdict of OPA."""
 
 from __future__ import annotations
 
@@ -103,6 +103,27 @@ def test_a_fault_of_a_late_pass_has_its_place() -> None:
                 await engine.load(mixed)
             assert all("rego-" not in finding.message for finding in raised.value.findings)
             assert all(finding.where.startswith("alike/alike.rego:") for finding in raised.value.findings)
+        finally:
+            await engine.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_the_network_has_no_place_in_any_rule(used: bool) -> None:
+    """Also in a rule that nothing asks: found in the text, where the plan does not show it; and told once."""
+    body = "called" if used else "1 == 1"
+    module = HEAD.replace("BODY", body) + '\ncalled if http.send({"url": input.pool.id}).status_code == 200\n'
+    for text in ("# http.send( in a comment is none\n", 'said := "http.send(x)"\n'):
+        module += "\n" + text
+
+    async def run() -> None:
+        engine = EmbeddedEngine(1)
+        try:
+            with pytest.raises(PolicyInvalid) as raised:
+                await engine.load(replace(TREE, modules={PurePosixPath("alike/alike.rego"): module}))
+            told = [f.where for f in raised.value.findings if "http.send" in f.message]
+            assert told == ["alike/alike.rego:14"]
         finally:
             await engine.close()
 
