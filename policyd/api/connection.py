@@ -5,8 +5,9 @@
             └─ too long or not HTTP: a problem document, then closed
 
 Rules: the time for a head runs from the first moment that nothing is being answered, so that a byte now and then buys
-no more, and it also bounds the rest of a body that nobody reads; what the parser refuses gets the same problem
-documents as everything else.
+no more, and it also bounds the rest of a body that nobody reads; bytes that bring neither a whole head nor a piece of a
+body (a head without an end, endless trailers) are counted and have the same limit; what the parser refuses gets the
+same problem documents as everything else.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class GuardedConnection(HttpToolsProtocol):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._head_bytes = 0
+        self._fruitless_bytes = 0
+        self._fruitful = False
         self._in_body = False
         self._head_timer: asyncio.TimerHandle | None = None
         self._refusal: PolicydError | None = None
@@ -47,24 +49,24 @@ class GuardedConnection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse; what is still not a whole head counts against its limits."""
+        """Parse; what brings no head and no body counts against the limits of a head."""
+        self._fruitful = False
         super().data_received(data)
-        if self._answering or self.transport.is_closing():
+        # One read may hold the end of a body and the start of a head: its bytes are no head's alone.
+        self._fruitless_bytes = 0 if self._fruitful else self._fruitless_bytes + len(data)
+        if self.transport.is_closing():
             return
-        if self._head_timer is None:
-            self._expect_head()
-        if self._in_body:
-            # The rest of a request that was answered before all of it came; it is thrown away, and not for ever.
-            return
-        self._head_bytes += len(data)
-        if self._head_bytes > HEAD_MAX_BYTES:
+        if self._fruitless_bytes > HEAD_MAX_BYTES:
             self._refusal = _too_long()
             self.send_400_response("")
+        elif self._head_timer is None and not self._answering:
+            # Runs too while the rest of a request that was answered early is thrown away: not for ever.
+            self._expect_head()
 
-    def on_message_begin(self) -> None:
-        """A head begins."""
-        self._head_bytes = 0
-        super().on_message_begin()
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header; a trailer says nothing that anybody here asks for."""
+        if not self._in_body:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """Check the length of the head that has come in one piece, then hand the request over."""
@@ -73,12 +75,17 @@ class GuardedConnection(HttpToolsProtocol):
             self._refusal = _too_long()
             raise ValueError("the head is too long")
         super().on_headers_complete()
-        self._head_bytes = 0
-        self._in_body = True
+        self._fruitful = self._in_body = True
         self._stop_timer()
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of a body."""
+        self._fruitful = True
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """The next byte begins another head."""
+        self._fruitful = True
         self._in_body = False
         super().on_message_complete()
 

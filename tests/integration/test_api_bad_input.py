@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 import time
 from copy import deepcopy
 from dataclasses import replace
@@ -15,6 +16,7 @@ import pytest
 from policyd.core.workload import DecisionRequest
 from policyd.errors import RequestError
 from policyd.services.decisions import recordable
+from tests.integration.conftest import read_all
 
 HEAD = b"POST /v1/decisions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 MINIMAL = b'{"workload":{"tenant":"eu-bank","project":"support-chat","model":"llama-3.1-70b-instruct"%s}%s}'
@@ -392,6 +394,34 @@ def test_a_caller_that_hangs_up_leaves_the_server_well(api: Any, bank_chat: dict
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
     assert api.client.get("/readyz").status_code == 200
     assert api.client.post("/v1/decisions", json=bank_chat).status_code == 200
+
+
+def test_the_rest_of_a_refused_body_is_no_head(api: Any) -> None:
+    """What is refused early leaves body on its way: that is thrown away, and the next request is answered."""
+
+    async def stall() -> None:
+        time.sleep(0.3)  # noqa: ASYNC251  # the server's loop is held, so that the next bytes reach it in one read
+
+    host, port = api.address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=15) as connection:
+        early = b" " * 300_000
+        connection.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n" % (len(early), early))
+        heard = b""
+        while not heard.endswith(b"}"):
+            heard += connection.recv(65_536)
+        assert heard.startswith(b"HTTP/1.1 413")
+        stalled = threading.Thread(target=api.run, args=[stall()])
+        stalled.start()
+        connection.sendall(b"%x\r\n%b\r\n0\r\n\r\n" % (100_000, b" " * 100_000))
+        stalled.join()
+        connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert read_all(connection).startswith(b"HTTP/1.1 200")
+
+
+def test_trailers_without_an_end(api: Any) -> None:
+    data = HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n" + b"X-Endless: " + b"a" * 2_000_000
+    answer = api.raw(data, finish=False, timeout_s=5)
+    assert answer == b"" or answer.startswith(b"HTTP/1.1 4")
 
 
 def test_two_requests_at_once_on_one_connection_are_answered_in_order(api: Any) -> None:
