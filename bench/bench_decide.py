@@ -30,11 +30,12 @@ from rich.console import Console
 from rich.table import Table
 
 from audit.record import digest
-from policyd.bootstrap import LOCAL, make_entitlements, running, shipped
+from policyd.bootstrap import make_entitlements, running, shipped
 from policyd.core.decide import decide
 from policyd.core.facts import Facts, PoolFacts
 from policyd.core.fleet import Fleet, FleetDocument
 from policyd.core.inputs import pool_side
+from policyd.core.principal import LOCAL
 from policyd.core.snapshot import Snapshot
 from policyd.core.workload import DecisionRequest, WorkloadRequest
 from policyd.engines.embedded import EmbeddedEngine

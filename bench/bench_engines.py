@@ -25,10 +25,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from policyd.bootstrap import LOCAL, make_entitlements, shipped
+from policyd.bootstrap import make_entitlements, shipped
 from policyd.core.facts import Facts, PoolFacts
 from policyd.core.fleet import Fleet
 from policyd.core.inputs import pool_side
+from policyd.core.principal import LOCAL
 from policyd.core.projection import project
 from policyd.core.snapshot import Snapshot
 from policyd.core.verdict import Package, PolicySet, Question

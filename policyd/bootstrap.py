@@ -16,7 +16,7 @@ from typing import Final
 
 from connectors.static import DeclaredFacts, StaticFacts
 from policyd.core.fleet import Fleet
-from policyd.core.normalise import Principal
+from policyd.core.principal import LOCAL, Principal
 from policyd.core.snapshot import Snapshot
 from policyd.engines.embedded import EmbeddedEngine
 from policyd.engines.entitlements import CasbinEntitlements
@@ -32,9 +32,6 @@ from policyd.services.facts_holder import FactsHolder
 from policyd.services.log_reader import LogReader
 from policyd.services.sheets import SheetBook, SheetLimits
 from policyd.settings import EngineSettings, Settings
-
-LOCAL: Final = Principal("local")
-"""Who acts on loopback without authentication: decides, simulates and reads for every tenant, approves nothing."""
 
 _PACKAGE: Final = Path(__file__).resolve().parent
 

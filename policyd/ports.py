@@ -102,6 +102,9 @@ class Entitlements(Protocol):
     def permits(self, subject: str, domain: str, obj: str, action: str) -> bool:
         """True only when a row allows it and none denies it. Unknown names are False."""
 
+    def denies(self, subject: str, domain: str, obj: str, action: str) -> bool:
+        """True when a row denies it to the subject or to a role that it has there."""
+
 
 class FactSource(Protocol):
     """What changes by the minute: headroom, queue, health, spot prices, spent budgets."""

@@ -33,7 +33,7 @@ def create_app(running: Parts) -> FastAPI:
     # FastAPI's way to an endpoint takes longer than a decision: the route that is asked most is reached directly too.
     app.router.routes.insert(0, Route("/v1/decisions", decide_endpoint(running), methods=["POST"]))
     problems.install(app, routers)
-    app.add_middleware(Gate, limits=running.settings.api)
+    app.add_middleware(Gate, limits=running.settings.api, principal=running.principal)
 
     def openapi() -> dict[str, Any]:
         return describe(app, _version())

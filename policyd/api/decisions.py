@@ -15,6 +15,7 @@ from fastapi.responses import PlainTextResponse, Response
 
 from audit.query import FILTERS, Record
 from policyd.api.bodies import read_json
+from policyd.api.callers import principal_of
 from policyd.api.openapi import DECIDE, EXPLANATION, RECORD, SEARCH
 from policyd.api.parts import Parts
 from policyd.api.problems import request_id_of
@@ -72,7 +73,7 @@ def decide_endpoint(parts: Parts) -> Endpoint:
     async def decide(request: Request) -> Response:
         """Ranked pools and the reason for every refused one. A deny is an answer, not an error."""
         asked = await read_json(request, DecisionRequest, body_max_bytes)
-        answered = await parts.decisions.decide(asked, parts.principal, request_id_of(request))
+        answered = await parts.decisions.decide(asked, principal_of(request), request_id_of(request))
         headers = {"X-Policyd-Decision-Id": answered.id, **_NO_STORE}
         return Response(answered.body, headers=headers, media_type="application/json")
 

@@ -15,7 +15,9 @@ from typing import Final
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from policyd.api.callers import SCOPE_KEY
 from policyd.api.problems import problem
+from policyd.core.principal import Principal
 from policyd.errors import Overloaded, PolicydError, TimedOut
 from policyd.services.clock import now_us, uuid7
 from policyd.settings import ApiSettings
@@ -30,8 +32,9 @@ _log: Final = logging.getLogger(__name__)
 class Gate:
     """ASGI middleware around the application."""
 
-    def __init__(self, app: ASGIApp, limits: ApiSettings) -> None:
+    def __init__(self, app: ASGIApp, limits: ApiSettings, principal: Principal) -> None:
         self._app = app
+        self._principal = principal
         self._limits = limits
         self._timeout_s = limits.request_timeout_ms / 1_000
         self.in_flight = 0
@@ -43,6 +46,7 @@ class Gate:
             return
         request_id = request_id_from(scope)
         scope["policyd.request_id"] = request_id
+        scope[SCOPE_KEY] = self._principal
         door = _Door(send, request_id)
         limited = scope["path"] not in _UNLIMITED
         if limited and self.in_flight >= self._limits.in_flight_max:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from policyd.core.normalise import Principal
+from policyd.core.principal import Principal
 from policyd.core.snapshot import Snapshot
 from policyd.ports import Engine
 from policyd.services.commit import Committer

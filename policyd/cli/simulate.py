@@ -141,6 +141,7 @@ async def _compare(
     time_us: int | None,
 ) -> list[Compared]:
     from policyd import bootstrap
+    from policyd.core.principal import LOCAL
     from policyd.revisions.fleet_files import load_fleet
     from policyd.revisions.policy_files import load_policy_tree
     from policyd.services.clock import now_us
@@ -164,8 +165,8 @@ async def _compare(
             return [
                 Compared(
                     file,
-                    await simulator.decide(today, request, bootstrap.LOCAL, facts, now),
-                    await simulator.decide(other, request, bootstrap.LOCAL, facts, time_us or now),
+                    await simulator.decide(today, request, LOCAL, facts, now),
+                    await simulator.decide(other, request, LOCAL, facts, time_us or now),
                 )
                 for file, request in requests
             ]

@@ -17,6 +17,7 @@ from typing import Any, Final, TypeVar
 
 from policyd.core.fleet import DataSource, Defaults, Fleet, Model, Project, Tenant
 from policyd.core.places import UnknownPlace, expand_one
+from policyd.core.principal import Principal
 from policyd.core.quantities import ceil_div
 from policyd.core.terms import Terms, merge
 from policyd.core.workload import CLASSIFICATION_ORDER, Classification, Workload, WorkloadRequest
@@ -35,14 +36,6 @@ FALLBACK: Final[Mapping[str, Any]] = {
     "duration_hours": 1,
 }
 """What a field means when request, project, tenant and fleet are all silent."""
-
-
-@dataclass(frozen=True, slots=True)
-class Principal:
-    """Who asks. ``tenants`` None permits every tenant (the loopback principal ``local``)."""
-
-    name: str
-    tenants: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,16 +110,16 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 
 def _tenant(request: WorkloadRequest, principal: Principal, fleet: Fleet) -> Tenant:
-    name = request.tenant
+    name, tenants = request.tenant, principal.tenants
     if name is None:
-        own = principal.tenants if principal.tenants is not None else frozenset(fleet.tenants)
+        own = tenants if tenants is not None else frozenset(fleet.tenants)
         if len(own) != 1:
             raise RequestError(
                 "the identity does not settle the tenant: name one",
                 findings=[Finding("workload.tenant", "required for this identity")],
             )
         name = next(iter(own))
-    if principal.tenants is not None and name not in principal.tenants:
+    if tenants is not None and name not in tenants:
         raise Forbidden(f"{principal.name!r} may not act for tenant {name!r}")
     return known(fleet.tenants, name, "tenant", "workload.tenant")
 

@@ -26,6 +26,9 @@ class Permits(Protocol):
     def permits(self, subject: str, domain: str, obj: str, action: str) -> bool:
         """Whether the subject may do the action on the object in the domain."""
 
+    def denies(self, subject: str, domain: str, obj: str, action: str) -> bool:
+        """Whether a row denies it."""
+
 
 @dataclass(frozen=True)
 class Snapshot:

@@ -92,6 +92,9 @@ class CasbinEntitlements:
     ) -> None:
         self._digest = digest
         self._denials = tuple(denials)
+        denied = [(*values[:4], "allow") for values in permissions if values[4] == "deny"]
+        # The question that ``denies`` asks: the rows that deny, as if they allowed.
+        self._denying = CasbinEntitlements(denied, grants, digest) if denied else None
         self._keys = frozenset(values[1:4] for values in permissions)
         self._subjects = frozenset(values[0] for values in (*permissions, *grants))
         self._lock = threading.Lock()
@@ -145,6 +148,10 @@ class CasbinEntitlements:
                 self._memo.clear()
             self._memo[asked] = answer
         return answer
+
+    def denies(self, subject: str, domain: str, obj: str, action: str) -> bool:
+        """True when a row denies it to the subject or a role of it. Raises ``EngineError`` when Casbin fails."""
+        return self._denying is not None and self._denying.permits(subject, domain, obj, action)
 
 
 def model_findings(model: str) -> list[Finding]:

@@ -20,7 +20,7 @@ from audit.record import digest
 from policyd.core.decide import Decision, decide
 from policyd.core.facts import Facts, facts_from_json
 from policyd.core.fleet import Fleet, FleetDocument
-from policyd.core.normalise import Principal
+from policyd.core.principal import LOCAL
 from policyd.core.sheet import Sheet
 from policyd.core.snapshot import Permits, Snapshot
 from policyd.core.verdict import PolicySet
@@ -33,7 +33,6 @@ from policyd.services.sheets import SheetBook
 
 _KEYS: Final = frozenset({"name", "why", "workload", "now", "pools", "fleet", "offerings", "facts", "expect"})
 _EXPECTATIONS: Final = frozenset({"outcome", "ranked", "allowed", "rejected", "warned", "obligations"})
-_PRINCIPAL: Final = Principal("local")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +118,7 @@ class CaseRunner:
         snapshot = Snapshot(self.policies, fleet, self.entitlements_of(fleet))
         request = WorkloadRequest.model_validate_json(orjson.dumps(content["workload"]))
         facts = _case_facts(fleet, content.get("facts", {}))
-        framed = Frames().place(snapshot, request, _PRINCIPAL, facts, from_rfc3339(str(content["now"])))
+        framed = Frames().place(snapshot, request, LOCAL, facts, from_rfc3339(str(content["now"])))
         sheet = await self.book.make(snapshot, framed.key, framed.normalised, framed.document(snapshot))
         return sheet, decide(framed.normalised.workload, sheet, facts)
 

@@ -19,7 +19,7 @@ from audit.record import Blob, Entry
 from audit.store import Position
 from policyd.core.decide import decide
 from policyd.core.facts import Facts
-from policyd.core.normalise import Principal
+from policyd.core.principal import Principal
 from policyd.core.sheet import Sheet
 from policyd.core.snapshot import Snapshot
 from policyd.core.workload import DecisionRequest, Workload
@@ -157,8 +157,9 @@ class DecisionService:
             ) from None
 
     def _permit(self, snapshot: Snapshot, principal: Principal, workload: Workload) -> None:
-        if not snapshot.entitlements.permits(principal.name, workload.tenant, "decisions", "decide"):
-            raise Forbidden(f"{principal.name!r} has no entitlement to decide for tenant {workload.tenant!r}")
+        scope = (workload.tenant, workload.project, workload.environment)
+        if not principal.permitted(snapshot.entitlements, "decisions", "decide", *scope):
+            raise Forbidden(f"{principal.name!r} has no entitlement to decide for {'/'.join(scope)!r}")
 
     def _valid_until_us(self, snapshot: Snapshot, time_us: int) -> int:
         boundary = next_boundary_us(time_us, quarterly=snapshot.reads.clock)

@@ -19,7 +19,8 @@ from typing import Any
 from policyd.core.classes import class_key
 from policyd.core.facts import Facts, budget_limits, crossed_percent
 from policyd.core.inputs import class_side
-from policyd.core.normalise import Normalised, Principal, normalise
+from policyd.core.normalise import Normalised, normalise
+from policyd.core.principal import Principal
 from policyd.core.quantities import RATE_CLASSES, size_class
 from policyd.core.snapshot import Snapshot
 from policyd.core.workload import DemandRequest, Workload, WorkloadRequest

@@ -21,8 +21,9 @@ from audit.store import Position
 from policyd.core.decide import decide
 from policyd.core.facts import Facts
 from policyd.core.fleet import Fleet, SlaClass, Weights
-from policyd.core.normalise import Principal, known
+from policyd.core.normalise import known
 from policyd.core.pool import Pool, Price
+from policyd.core.principal import Principal
 from policyd.core.snapshot import Snapshot
 from policyd.core.workload import DecisionRequest
 from policyd.errors import AuditError, Forbidden, PolicydError, RequestError
@@ -166,8 +167,9 @@ class Simulator:
     ) -> Made:
         framed = Frames().place(snapshot, request.workload, principal, facts, time_us)
         workload = framed.normalised.workload
-        if not snapshot.entitlements.permits(principal.name, workload.tenant, "decisions", "simulate"):
-            raise Forbidden(f"{principal.name!r} has no entitlement to simulate for tenant {workload.tenant!r}")
+        scope = (workload.tenant, workload.project, workload.environment)
+        if not principal.permitted(snapshot.entitlements, "decisions", "simulate", *scope):
+            raise Forbidden(f"{principal.name!r} has no entitlement to simulate for {'/'.join(scope)!r}")
         sheet = self._book.find(snapshot, framed.key)
         if sheet is None:
             sheet = await self._book.make(snapshot, framed.key, framed.normalised, framed.document(snapshot))

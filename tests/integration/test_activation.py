@@ -10,8 +10,8 @@ from typing import Any
 import orjson
 import pytest
 
-from policyd.bootstrap import LOCAL, make_entitlements, running
-from policyd.core.normalise import Principal
+from policyd.bootstrap import make_entitlements, running
+from policyd.core.principal import LOCAL, Grant, Principal
 from policyd.core.workload import DecisionRequest
 from policyd.errors import PolicydError, PolicyInvalid
 from policyd.revisions.fleet_files import load_fleet
@@ -114,7 +114,7 @@ def test_an_identity_without_the_entitlement_to_decide_is_refused_and_recorded(t
     async def run() -> None:
         async with running(load_settings(environment={}, flags={"data_dir": tmp_path})) as up:
             with pytest.raises(PolicydError) as raised:
-                await up.decisions.decide(BANK, Principal("somebody"), "who")
+                await up.decisions.decide(BANK, Principal("somebody", (Grant("nobody"),)), "who")
             assert raised.value.code == "identity.forbidden"
             assert (await up.reader.by_id(str(raised.value.decision_id))).kind == "refusal"
 

@@ -16,8 +16,9 @@ from policyd.core.cost import Pricing, pricing_of
 from policyd.core.facts import facts_from_json
 from policyd.core.fleet import Fleet
 from policyd.core.inputs import performance_of
-from policyd.core.normalise import Principal, normalise
+from policyd.core.normalise import normalise
 from policyd.core.pool import Price
+from policyd.core.principal import LOCAL
 from policyd.core.workload import DecisionRequest
 from policyd.documents import read_yaml
 from policyd.revisions.fleet_files import load_fleet
@@ -109,7 +110,7 @@ def test_workloads_are_requests_that_say_what_to_expect(path: Path) -> None:
     assert document.findings == ()
     assert "# Expect: " in path.read_text()
     request = DecisionRequest.model_validate_json(orjson.dumps(document.value))
-    normalised = normalise(request.workload, Principal("local"), fleet())
+    normalised = normalise(request.workload, LOCAL, fleet())
     assert normalised.workload.permitted_countries
     assert any(pool.offering(normalised.workload.model) for pool in fleet().pools.values())
 

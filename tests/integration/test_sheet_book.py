@@ -14,7 +14,7 @@ import pytest
 
 from policyd.core.decide import decide
 from policyd.core.facts import Facts, PoolFacts
-from policyd.core.normalise import Principal
+from policyd.core.principal import LOCAL
 from policyd.core.sheet import Sheet
 from policyd.core.snapshot import Snapshot
 from policyd.core.workload import WorkloadRequest
@@ -74,7 +74,7 @@ def place(snapshot: Snapshot, tenant: str = "spark-startup", **resources: int) -
     request = WorkloadRequest.model_validate(
         {"tenant": tenant, "model": "llama-3.1-8b-instruct", "resources": resources}
     )
-    return Frames().place(snapshot, request, Principal("local"), FACTS, 1_795_341_600_000_000)
+    return Frames().place(snapshot, request, LOCAL, FACTS, 1_795_341_600_000_000)
 
 
 async def make(book: SheetBook, snapshot: Snapshot, framed: Framed) -> Sheet:

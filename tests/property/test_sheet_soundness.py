@@ -25,7 +25,8 @@ from policyd.core.decide import decide
 from policyd.core.facts import Facts, PoolFacts, budget_limits, crossed_percent
 from policyd.core.fleet import Fleet, FleetDocument
 from policyd.core.inputs import class_side, missing_facts, pool_side
-from policyd.core.normalise import Principal, normalise
+from policyd.core.normalise import normalise
+from policyd.core.principal import LOCAL
 from policyd.core.sheet import Sheet, sheet_from_content
 from policyd.core.snapshot import Snapshot
 from policyd.core.verdict import Enforcement, Question
@@ -43,7 +44,6 @@ from policyd.services.frames import Frames
 from policyd.services.sheets import SheetBook, SheetLimits, basis_of
 
 ROOT = Path(__file__).resolve().parents[2]
-LOCAL = Principal("local")
 NOW_US = 1_795_341_600_000_000  # 2026-11-22T10:00:00Z
 FREE = PoolFacts(available_gpus=10_000, queue_ms=0, healthy=True)
 

@@ -10,15 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from policyd.core.normalise import Normalised, Principal, normalise
+from policyd.core.normalise import Normalised, normalise
 from policyd.core.places import COUNTRIES, GROUPS, UnknownPlace, compact, expand
+from policyd.core.principal import LOCAL, Grant, Principal
 from policyd.core.terms import STRICTNESS, merge
 from policyd.core.workload import CLASSIFICATION_ORDER, WorkloadRequest
 from policyd.errors import Forbidden, Loosens, RequestError, UnknownName
 from policyd.revisions.fleet_files import load_fleet
 
 FLEET = load_fleet(Path(__file__).resolve().parents[2] / "examples" / "fleet")
-LOCAL = Principal("local")
 BANK: dict[str, Any] = {"tenant": "eu-bank", "project": "support-chat", "model": "llama-3.1-70b-instruct"}
 EU = tuple(sorted(GROUPS["EU"]))
 
@@ -111,7 +111,7 @@ def test_names_exist_and_are_permitted(change: dict[str, Any], error: type[Reque
 
 
 def test_an_identity_of_one_tenant_need_not_name_it_and_may_not_name_another() -> None:
-    bank = Principal("svc-bank", frozenset({"eu-bank"}))
+    bank = Principal("svc-bank", (Grant("developer", "eu-bank"),))
     assert normal({"model": BANK["model"]}, bank).workload.tenant == "eu-bank"
     with pytest.raises(Forbidden):
         normal({**BANK, "tenant": "st-anna-hospital", "project": "clinical-rag"}, bank)
