@@ -80,6 +80,11 @@ class ApiSettings(_Section):
     """Limits of the HTTP surface."""
 
     body_max_bytes: Annotated[int, Field(ge=1_024, le=16_777_216)] = Field(262_144, description="longest request body")
+    batch_max_items: Annotated[int, Field(ge=1, le=1_000)] = Field(100, description="requests in a batch")
+    batch_body_max_bytes: Annotated[int, Field(ge=1_024, le=67_108_864)] = Field(
+        2_097_152, description="longest body of a batch"
+    )
+    batch_in_progress_max: Annotated[int, Field(ge=1, le=1_000)] = Field(16, description="batches in progress")
     in_flight_max: Annotated[int, Field(ge=1, le=100_000)] = Field(1_024, description="requests in progress")
     request_timeout_ms: Annotated[int, Field(ge=100, le=600_000)] = Field(10_000, description="longest request")
 

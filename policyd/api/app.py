@@ -13,11 +13,13 @@ from fastapi import FastAPI
 from starlette.routing import Route
 
 from policyd.api import problems
+from policyd.api.batch import batch_router
 from policyd.api.decisions import decide_endpoint, decision_router
 from policyd.api.fleet import fleet_router
 from policyd.api.gate import Gate
 from policyd.api.health import Readiness, health_router
 from policyd.api.openapi import describe
+from policyd.api.openapi_batch import BATCH_SHOWN
 from policyd.api.parts import Parts
 
 
@@ -27,7 +29,13 @@ def create_app(running: Parts) -> FastAPI:
     app = FastAPI(title="policyd", docs_url=None, redoc_url=None, redirect_slashes=False)
     readiness = Readiness(running)
     app.state.readiness = readiness
-    routers = [decision_router(running), fleet_router(running), health_router(readiness), problems.page_router()]
+    routers = [
+        batch_router(running),
+        decision_router(running),
+        fleet_router(running),
+        health_router(readiness),
+        problems.page_router(),
+    ]
     for router in routers:
         app.include_router(router)
     # FastAPI's way to an endpoint takes longer than a decision: the route that is asked most is reached directly too.
@@ -36,7 +44,7 @@ def create_app(running: Parts) -> FastAPI:
     app.add_middleware(Gate, limits=running.settings.api, principal=running.principal)
 
     def openapi() -> dict[str, Any]:
-        return describe(app, _version())
+        return describe(app, _version(), BATCH_SHOWN)
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's own way to replace the document
     return app

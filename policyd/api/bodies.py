@@ -27,8 +27,7 @@ _UTF8: Final = ("", "utf-8", "utf8")
 
 async def read_json(request: Request, model: type[Body], max_bytes: int) -> Body:
     """The body as that model. Raises ``WrongMediaType``, ``TooLarge`` and ``RequestError`` with a finding a fault."""
-    _check_media_type(request)
-    return parse_json(await _read(request, max_bytes), model)
+    return parse_json(await read_bytes(request, max_bytes), model)
 
 
 def _check_media_type(request: Request) -> None:
@@ -43,20 +42,26 @@ def _check_media_type(request: Request) -> None:
         raise WrongMediaType(shown)
 
 
-async def _read(request: Request, max_bytes: int) -> bytes:
+async def read_bytes(request: Request, max_bytes: int, setting: str = "api.body_max_bytes") -> bytes:
+    """The body as it came, which is called JSON; ``setting`` names the limit. ``WrongMediaType`` and ``TooLarge``."""
+    _check_media_type(request)
     if request.headers.get("content-encoding", "identity") != "identity":
         raise WrongMediaType("the body is compressed, which is not read here")
     announced = request.headers.get("content-length", "0")
     if len(announced) > 18 or int(announced) > max_bytes:
-        raise TooLarge(f"the body is longer than {max_bytes} bytes")
+        raise _too_long(max_bytes, setting)
     parts: list[bytes] = []
     length = 0
     async for part in request.stream():
         length += len(part)
         if length > max_bytes:
-            raise TooLarge(f"the body is longer than {max_bytes} bytes")
+            raise _too_long(max_bytes, setting)
         parts.append(part)
     return b"".join(parts)
+
+
+def _too_long(max_bytes: int, setting: str) -> TooLarge:
+    return TooLarge(f"the body is longer than {max_bytes} bytes", remedy=f"send less at once; the limit is {setting}")
 
 
 @dataclass(frozen=True)

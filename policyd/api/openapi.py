@@ -6,6 +6,7 @@ model that reads it; answers are described by the models here, which a test hold
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final, Literal
 
 from fastapi import FastAPI
@@ -268,14 +269,16 @@ def _schema(name: str) -> Json:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
-def _content(name: str, example: Json | None = None) -> Json:
+def content_of(name: str, example: Json | None = None) -> Json:
+    """A JSON body of that schema."""
     body: Json = {"schema": _schema(name)}
     if example is not None:
         body["example"] = example
     return {"application/json": body}
 
 
-def _problems(*statuses: int) -> dict[int, Json]:
+def problems_of(*statuses: int) -> dict[int, Json]:
+    """The problem documents that a route may answer with."""
     words = {
         400: "the request cannot be read", 403: "not permitted, or below a floor", 404: "there is no such thing",
         413: "too long", 415: "not JSON", 422: "names something that does not exist",
@@ -285,48 +288,50 @@ def _problems(*statuses: int) -> dict[int, Json]:
     return {status: {"description": words[status], "content": body} for status in statuses}
 
 
-def _route(description: str, content: Json, problems: dict[int, Json], **extra: Any) -> dict[str, Any]:
+def route(description: str, content: Json, problems: dict[int, Json], **extra: Any) -> dict[str, Any]:
+    """The answers and parameters of a route, for its decorator."""
     return {"responses": {200: {"description": description, "content": content}, **problems}, "openapi_extra": extra}
 
 
-def _parameter(name: str, description: str, schema: Json | None = None, place: str = "query") -> Json:
+def parameter(name: str, description: str, schema: Json | None = None, place: str = "query") -> Json:
+    """A parameter of a query, or of the headers."""
     return {"name": name, "in": place, "description": description, "schema": schema or {"type": "string"}}
 
 
 _PAGE: Final = [
-    _parameter("cursor", "`next` of the page before"),
-    _parameter("limit", "entries of a page", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}),
+    parameter("cursor", "`next` of the page before"),
+    parameter("limit", "entries of a page", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}),
 ]
-_ETAG: Final = [_parameter("If-None-Match", "the `ETag` of an earlier answer: 304 when it still holds", place="header")]
+_ETAG: Final = [parameter("If-None-Match", "the `ETag` of an earlier answer: 304 when it still holds", place="header")]
 
-DECIDE: Final = _route(
+DECIDE: Final = route(
     "the decision: allow or deny",
-    _content("DecisionDocument", ANSWER_EXAMPLE),
-    _problems(400, 403, 413, 415, 422, 503),
-    requestBody={"required": True, "content": _content("DecisionRequest", REQUEST_EXAMPLE)},
+    content_of("DecisionDocument", ANSWER_EXAMPLE),
+    problems_of(400, 403, 413, 415, 422, 503),
+    requestBody={"required": True, "content": content_of("DecisionRequest", REQUEST_EXAMPLE)},
 )
-SEARCH: Final = _route(
+SEARCH: Final = route(
     "entries, newest first",
-    _content("EntryPage"),
-    _problems(400, 503),
-    parameters=[*(_parameter(name, "only entries with this value") for name in FILTERS), *_PAGE],
+    content_of("EntryPage"),
+    problems_of(400, 503),
+    parameters=[*(parameter(name, "only entries with this value") for name in FILTERS), *_PAGE],
 )
-RECORD: Final = _route("the record", _content("DecisionDocument"), _problems(400, 404, 503))
-EXPLANATION: Final = _route(
+RECORD: Final = route("the record", content_of("DecisionDocument"), problems_of(400, 404, 503))
+EXPLANATION: Final = route(
     "the explanation, as `Accept` or `format` asks",
     {"application/json": {"schema": {"type": "object"}}, "text/plain": {"schema": {"type": "string"}}},
-    _problems(400, 404, 503),
-    parameters=[_parameter("format", "what to answer with", {"type": "string", "enum": ["text", "json"]})],
+    problems_of(400, 404, 503),
+    parameters=[parameter("format", "what to answer with", {"type": "string", "enum": ["text", "json"]})],
 )
-POOLS: Final = _route("the pools", _content("PoolPage"), _problems(400, 503), parameters=[*_PAGE, *_ETAG])
-POOL: Final = _route("the pool", _content("PoolDocument"), _problems(400, 404, 503), parameters=_ETAG)
-MODELS: Final = _route("the models", _content("ModelPage"), _problems(400, 503), parameters=[*_PAGE, *_ETAG])
-FLEET: Final = _route("the fleet", _content("FleetDocument"), _problems(400, 503), parameters=_ETAG)
-LIVE: Final = _route("it answers", {"application/json": {"schema": {"type": "object"}}}, {})
-READY: Final = _route(
+POOLS: Final = route("the pools", content_of("PoolPage"), problems_of(400, 503), parameters=[*_PAGE, *_ETAG])
+POOL: Final = route("the pool", content_of("PoolDocument"), problems_of(400, 404, 503), parameters=_ETAG)
+MODELS: Final = route("the models", content_of("ModelPage"), problems_of(400, 503), parameters=[*_PAGE, *_ETAG])
+FLEET: Final = route("the fleet", content_of("FleetDocument"), problems_of(400, 503), parameters=_ETAG)
+LIVE: Final = route("it answers", {"application/json": {"schema": {"type": "object"}}}, {})
+READY: Final = route(
     "it is ready",
-    _content("ReadyDocument"),
-    {503: {"description": "it is not ready; the reasons are in the body", "content": _content("ReadyDocument")}},
+    content_of("ReadyDocument"),
+    {503: {"description": "it is not ready; the reasons are in the body", "content": content_of("ReadyDocument")}},
 )
 
 _TAGS: Final = [
@@ -341,14 +346,14 @@ _DESCRIPTION: Final = (
 )
 
 
-def describe(app: FastAPI, version: str) -> Json:
-    """The OpenAPI document of the application, made once."""
+def describe(app: FastAPI, version: str, shown: Sequence[type[BaseModel]] = ()) -> Json:
+    """The OpenAPI document of the application, made once. ``shown`` are schemas described beside this module."""
     if app.openapi_schema is None:
         document = get_openapi(
             title="policyd", version=version, description=_DESCRIPTION, tags=_TAGS, routes=app.routes
         )
         _, schemas = models_json_schema(
-            [(model, "validation") for model in SHOWN], ref_template="#/components/schemas/{model}"
+            [(model, "validation") for model in (*SHOWN, *shown)], ref_template="#/components/schemas/{model}"
         )
         document.setdefault("components", {}).setdefault("schemas", {}).update(schemas["$defs"])
         app.openapi_schema = document

@@ -13,6 +13,7 @@ from policyd.errors import all_errors
 
 ROUTES = {
     ("post", "/v1/decisions"),
+    ("post", "/v1/decisions/batch"),
     ("get", "/v1/decisions"),
     ("get", "/v1/decisions/{id}"),
     ("get", "/v1/decisions/{id}/explanation"),

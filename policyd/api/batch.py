@@ -1,0 +1,213 @@
+"""Many decisions in one request: each is decided, recorded and answered for itself.
+
+    body ──split──► items ──read, decide──► answers, in the order of the questions
+
+Rules: an item is read by the reader of the single route, from its own bytes, so that nothing which is refused there
+passes here; a faulty, refused or slow item fails alone, with its problem in its place; no allow leaves before its entry
+is durable; a batch holds no more items in progress than ``IN_PROGRESS_ITEMS``, so that one caller does not take the
+event loop from the others.
+It refuses: an empty batch, one that is longer than ``api.batch_max_items``, a key that is none of the batch's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from json import JSONDecoder
+from typing import Any, Final
+
+import orjson
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from pydantic import TypeAdapter, ValidationError
+
+from policyd.api.bodies import parse_json, read_bytes
+from policyd.api.callers import principal_of
+from policyd.api.openapi_batch import BATCH
+from policyd.api.parts import Parts
+from policyd.api.problems import problem_json, request_id_of
+from policyd.core.workload import DecisionRequest
+from policyd.documents import nearest
+from policyd.errors import Finding, Overloaded, PolicydError, RequestError, TimedOut, TooLarge
+
+IN_PROGRESS_ITEMS: Final = 64
+"""Enough that one write of the log serves many items."""
+ATTEMPTS_MAX: Final = 3
+"""An item that met a limit on new workload classes is asked again when others of its batch are done."""
+DEADLINE_PERCENT: Final = 90
+"""Of the time for a request: what is answered by then leaves, the rest says that it came too late."""
+KEY: Final = "requests"
+_BLANKS: Final = " \t\n\r"
+_log: Final = logging.getLogger(__name__)
+
+
+def batch_router(parts: Parts) -> APIRouter:
+    """The route of the batch."""
+    router = APIRouter(prefix="/v1/decisions", tags=["decisions"])
+    limits = parts.settings.api
+    batches = _Slots(limits.batch_in_progress_max)
+
+    @router.post("/batch", summary="Decide many workloads, each for itself", **BATCH)
+    async def batch(request: Request) -> Response:
+        """Answers in the order of the requests: a decision, or the problem that this one met."""
+        with batches:
+            content = await read_bytes(request, limits.batch_body_max_bytes, "api.batch_body_max_bytes")
+            items = split(content, limits.batch_max_items)
+            principal, request_id = principal_of(request), request_id_of(request)
+
+            async def decided(item: bytes) -> bytes:
+                asked = parse_json(item, DecisionRequest)
+                return (await parts.decisions.decide(asked, principal, request_id)).body
+
+            answered = await each(items, decided, limits.request_timeout_ms * DEADLINE_PERCENT // 100)
+            document = {"items": [item_json(answer, request_id) for answer in answered]}
+            return Response(
+                orjson.dumps(document), headers={"Cache-Control": "no-store"}, media_type="application/json"
+            )
+
+    return router
+
+
+@dataclass
+class _Slots:
+    """How many batches may be in progress: their answers are held in memory whole."""
+
+    free: int
+
+    def __enter__(self) -> None:
+        if not self.free:
+            raise Overloaded("as many batches are in progress as api.batch_in_progress_max admits")
+        self.free -= 1
+
+    def __exit__(self, *_: object) -> None:
+        self.free += 1
+
+
+def item_json(answer: bytes | PolicydError, request_id: str) -> dict[str, Any]:
+    """One answer of a batch; the decision is encoded already."""
+    if isinstance(answer, bytes):
+        return {"status": 200, "decision": orjson.Fragment(answer)}
+    found: dict[str, Any] = {"status": answer.http_status, "problem": problem_json(answer, request_id)}
+    if answer.decision_id is not None:
+        found["decision_id"] = answer.decision_id
+    return found
+
+
+async def each(
+    items: Sequence[bytes], answer: Callable[[bytes], Awaitable[bytes]], deadline_ms: int
+) -> list[bytes | PolicydError]:
+    """The answer to each item, in order; an item that raises or comes too late has its error instead."""
+    room = asyncio.Semaphore(IN_PROGRESS_ITEMS)
+
+    async def one(item: bytes) -> bytes | PolicydError:
+        async with room:
+            return await _answered(item, answer)
+
+    found: list[bytes | PolicydError] = [_late(deadline_ms) for _ in items]
+    open_places = list(range(len(items)))
+    ends = asyncio.get_running_loop().time() + deadline_ms / 1_000
+    for _ in range(ATTEMPTS_MAX):
+        tasks = {place: asyncio.create_task(one(items[place])) for place in open_places}
+        try:
+            await asyncio.wait(tasks.values(), timeout=max(0, ends - asyncio.get_running_loop().time()))
+        finally:
+            for task in tasks.values():
+                task.cancel()
+        for place, task in tasks.items():
+            found[place] = task.result() if task.done() and not task.cancelled() else _late(deadline_ms)
+        again = [place for place in open_places if isinstance(found[place], Overloaded)]
+        # When none of them got through there was no room at all, and asking again would only add to that.
+        if not again or len(again) == len(open_places):
+            break
+        open_places = again
+    return found
+
+
+async def _answered(item: bytes, answer: Callable[[bytes], Awaitable[bytes]]) -> bytes | PolicydError:
+    try:
+        return await answer(item)
+    except PolicydError as error:
+        return error
+    except Exception:  # noqa: BLE001 - whatever it is, it must not take the other items with it
+        _log.exception("an item of a batch failed")
+        return PolicydError("an unforeseen fault; the server's log has it")
+
+
+def _late(deadline_ms: int) -> TimedOut:
+    return TimedOut(
+        f"no answer within {deadline_ms} ms, the time for a whole batch",
+        remedy="send fewer requests at once; what the log has of this one can be searched by the request id",
+    )
+
+
+def split(content: bytes, items_max: int) -> list[bytes]:
+    """The bytes of each request of a batch. Raises ``RequestError``, and ``TooLarge`` above the limit.
+
+    The bytes themselves, since a value that was read and written again no longer shows which keys stood twice.
+    """
+    try:
+        # The reader of the single route, which bounds the depth; the standard reader's recursion does not.
+        _any.validate_json(content)
+    except ValidationError as error:
+        words = error.errors(include_url=False, include_context=False)[0]["msg"].removeprefix("Invalid JSON: ")
+        raise RequestError(f"the body is not JSON: {words}") from None
+    text = content.decode()
+    start = _list_start(text)
+    found: list[bytes] = []
+    while text[start] != "]":
+        _, end = _decoder.raw_decode(text, start)
+        if len(found) == items_max:
+            raise TooLarge(
+                f"the batch has more than {items_max} requests",
+                remedy="send less at once; the limit is api.batch_max_items",
+            )
+        found.append(text[start:end].encode())
+        start = _after(text, end, ",")
+    if not found:
+        raise _fault(KEY, "names no request")
+    rest = _after(text, start + 1, ",")
+    if text[rest] != "}":
+        raise _fault(*_key_fault(_decoder.raw_decode(text, rest)[0]))
+    return found
+
+
+_any: Final = TypeAdapter(Any)
+_decoder: Final = JSONDecoder(parse_int=str, parse_float=str)
+
+
+def _list_start(text: str) -> int:
+    """Where the first item of the list stands, or the end of the list."""
+    start = _after(text, 0)
+    if text[start] != "{":
+        raise RequestError(f"the body is no object with `{KEY}`")
+    start = _after(text, start + 1)
+    if text[start] == "}":
+        raise _fault(KEY, "is required")
+    key, end = _decoder.raw_decode(text, start)
+    if key != KEY:
+        raise _fault(*_key_fault(key))
+    start = _after(text, _after(text, end, ":"))
+    if text[start] != "[":
+        raise _fault(KEY, "is no list")
+    return _after(text, start + 1)
+
+
+def _after(text: str, place: int, separator: str = "") -> int:
+    """The next place that is no blank, past one separator when it stands there."""
+    while text[place] in _BLANKS:
+        place += 1
+    if separator and text[place] == separator:
+        return _after(text, place + 1)
+    return place
+
+
+def _key_fault(key: str) -> tuple[str, str]:
+    return key[:100], "stands twice" if key == KEY else f"is no key of a batch{nearest(key[:100], [KEY])}"
+
+
+def _fault(where: str, message: str) -> RequestError:
+    return RequestError(
+        f"the request cannot be read: `{where}` {message}", findings=[Finding(where, f"`{where}` {message}")]
+    )
