@@ -86,6 +86,9 @@ class ApiSettings(_Section):
     )
     batch_in_progress_max: Annotated[int, Field(ge=1, le=1_000)] = Field(16, description="batches in progress")
     in_flight_max: Annotated[int, Field(ge=1, le=100_000)] = Field(1_024, description="requests in progress")
+    public_url: Annotated[str, Field(pattern=r"^https?://[^/?#\s]+(/[^?#\s]*[^/?#\s])?$")] | None = Field(
+        None, description="the address that callers use, as discovery tells it; none: the one that the request came to"
+    )
     request_timeout_ms: Annotated[int, Field(ge=100, le=600_000)] = Field(10_000, description="longest request")
 
 

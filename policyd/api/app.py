@@ -13,12 +13,14 @@ from fastapi import FastAPI
 from starlette.routing import Route
 
 from policyd.api import problems
+from policyd.api.authzen import authzen_router
 from policyd.api.batch import batch_router
 from policyd.api.decisions import decide_endpoint, decision_router
 from policyd.api.fleet import fleet_router
 from policyd.api.gate import Gate
 from policyd.api.health import Readiness, health_router
 from policyd.api.openapi import describe
+from policyd.api.openapi_authzen import AUTHZEN_SHOWN
 from policyd.api.openapi_batch import BATCH_SHOWN
 from policyd.api.parts import Parts
 
@@ -30,6 +32,7 @@ def create_app(running: Parts) -> FastAPI:
     readiness = Readiness(running)
     app.state.readiness = readiness
     routers = [
+        authzen_router(running),
         batch_router(running),
         decision_router(running),
         fleet_router(running),
@@ -44,7 +47,7 @@ def create_app(running: Parts) -> FastAPI:
     app.add_middleware(Gate, limits=running.settings.api, principal=running.principal)
 
     def openapi() -> dict[str, Any]:
-        return describe(app, _version(), BATCH_SHOWN)
+        return describe(app, _version(), (*AUTHZEN_SHOWN, *BATCH_SHOWN))
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's own way to replace the document
     return app

@@ -16,14 +16,13 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from json import JSONDecoder
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from pydantic import TypeAdapter, ValidationError
 
-from policyd.api.bodies import parse_json, read_bytes
+from policyd.api.bodies import json_text, parse_json, read_bytes
 from policyd.api.callers import principal_of
 from policyd.api.openapi_batch import BATCH
 from policyd.api.parts import Parts
@@ -39,6 +38,8 @@ ATTEMPTS_MAX: Final = 3
 DEADLINE_PERCENT: Final = 90
 """Of the time for a request: what is answered by then leaves, the rest says that it came too late."""
 KEY: Final = "requests"
+Asked = TypeVar("Asked")
+Given = TypeVar("Given")
 _BLANKS: Final = " \t\n\r"
 _log: Final = logging.getLogger(__name__)
 
@@ -96,16 +97,16 @@ def item_json(answer: bytes | PolicydError, request_id: str) -> dict[str, Any]:
 
 
 async def each(
-    items: Sequence[bytes], answer: Callable[[bytes], Awaitable[bytes]], deadline_ms: int
-) -> list[bytes | PolicydError]:
+    items: Sequence[Asked], answer: Callable[[Asked], Awaitable[Given]], deadline_ms: int
+) -> list[Given | PolicydError]:
     """The answer to each item, in order; an item that raises or comes too late has its error instead."""
     room = asyncio.Semaphore(IN_PROGRESS_ITEMS)
 
-    async def one(item: bytes) -> bytes | PolicydError:
+    async def one(item: Asked) -> Given | PolicydError:
         async with room:
             return await _answered(item, answer)
 
-    found: list[bytes | PolicydError] = [_late(deadline_ms) for _ in items]
+    found: list[Given | PolicydError] = [_late(deadline_ms) for _ in items]
     open_places = list(range(len(items)))
     ends = asyncio.get_running_loop().time() + deadline_ms / 1_000
     for _ in range(ATTEMPTS_MAX):
@@ -125,7 +126,7 @@ async def each(
     return found
 
 
-async def _answered(item: bytes, answer: Callable[[bytes], Awaitable[bytes]]) -> bytes | PolicydError:
+async def _answered(item: Asked, answer: Callable[[Asked], Awaitable[Given]]) -> Given | PolicydError:
     try:
         return await answer(item)
     except PolicydError as error:
@@ -147,13 +148,7 @@ def split(content: bytes, items_max: int) -> list[bytes]:
 
     The bytes themselves, since a value that was read and written again no longer shows which keys stood twice.
     """
-    try:
-        # The reader of the single route, which bounds the depth; the standard reader's recursion does not.
-        _any.validate_json(content)
-    except ValidationError as error:
-        words = error.errors(include_url=False, include_context=False)[0]["msg"].removeprefix("Invalid JSON: ")
-        raise RequestError(f"the body is not JSON: {words}") from None
-    text = content.decode()
+    text = json_text(content)
     start = _list_start(text)
     found: list[bytes] = []
     while text[start] != "]":
@@ -173,7 +168,6 @@ def split(content: bytes, items_max: int) -> list[bytes]:
     return found
 
 
-_any: Final = TypeAdapter(Any)
 _decoder: Final = JSONDecoder(parse_int=str, parse_float=str)
 
 

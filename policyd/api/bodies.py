@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from fastapi import Request
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from policyd.documents import Spot, dotted, model_findings
 from policyd.errors import Finding, RequestError, TooLarge, WrongMediaType
@@ -107,10 +107,55 @@ def parse_json(content: bytes, model: type[Body]) -> Body:
     return value
 
 
+_any: Final[TypeAdapter[Any]] = TypeAdapter(Any)
+
+
+def json_text(content: bytes) -> str:
+    """The text of a JSON value of bounded depth, for a reader of one's own. Raises ``RequestError``."""
+    try:
+        _any.validate_json(content)
+    except ValidationError as error:
+        raise _no_json(error.errors(include_url=False, include_context=False)[0]["msg"]) from None
+    return content.decode()
+
+
+def json_value(content: bytes) -> Any:
+    """A JSON value whose fields somebody else names. Raises ``RequestError``, for a key that stands twice too."""
+    try:
+        return _single.decode(json_text(content))
+    except ValueError:
+        # The standard reader bounds the digits of a number, and the one before it may not.
+        raise _no_json("a number has too many digits") from None
+    except _Doubtful:
+        twice = [finding for finding in _doubts(content) if finding.message.endswith(_TWICE)]
+        raise _refused(twice) from None
+
+
+_TWICE: Final = "stands twice"
+
+
+def _single_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise _Doubtful
+    return found
+
+
+def _no_constant(name: str) -> Any:
+    raise _no_json(f"{name} is no number")
+
+
+_single: Final = json.JSONDecoder(object_pairs_hook=_single_object, parse_constant=_no_constant)
+
+
+def _no_json(words: str) -> RequestError:
+    return RequestError(f"the body is not JSON: {words.removeprefix('Invalid JSON: ')}")
+
+
 def _refusal(content: bytes, model: type[BaseModel], error: ValidationError) -> RequestError:
     faults = error.errors(include_url=False, include_context=False)
     if faults[0]["type"] == "json_invalid":
-        return RequestError(f"the body is not JSON: {faults[0]['msg'].removeprefix('Invalid JSON: ')}")
+        return _no_json(faults[0]["msg"])
     value = json.loads(content, parse_int=str, parse_float=str)
     findings = model_findings(error, model, _Field("", 0, value=value), value, FINDINGS_MAX)
     return _refused([*findings, *_doubts(content)])
@@ -142,7 +187,7 @@ def _doubts(content: bytes) -> list[Finding]:
             for key, child in value:
                 at = f"{path}.{key}" if path else key
                 if key in seen:
-                    findings.append(Finding(at, f"`{at}` stands twice"))
+                    findings.append(Finding(at, f"`{at}` {_TWICE}"))
                 elif child is None:
                     findings.append(Finding(at, f"`{at}` is null; leave it out when there is nothing to say"))
                 seen.add(key)
