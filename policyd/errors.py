@@ -30,9 +30,9 @@ Rules: a deny is a result and never one of these; an error is never an allow; ea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,8 @@ class Finding:
 class PolicydError(Exception):
     """Root of the tree. ``detail`` is a sentence for a person; ``findings`` lists single faults.
 
-    ``decision_id`` is the identifier under which the log has the error, when it was recorded.
+    ``decision_id`` is the identifier under which the log has the error, when it was recorded. ``request_id`` and
+    ``problem`` are there when a server answered with the error: the id of the request, and the document as it came.
     """
 
     code: ClassVar[str] = "internal"
@@ -67,6 +68,8 @@ class PolicydError(Exception):
         self.findings = tuple(findings)
         self.remedy_text = remedy or self.remedy
         self.decision_id: str | None = None
+        self.request_id: str | None = None
+        self.problem: Mapping[str, Any] | None = None
 
 
 class RequestError(PolicydError):

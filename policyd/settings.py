@@ -158,7 +158,9 @@ def _environment(environment: Mapping[str, str] | None) -> dict[str, Any]:
     return nested
 
 
-_NOT_SETTINGS = frozenset({"POLICYD_OPA_BINARY", "POLICYD_REQUIRE", "POLICYD_CONFIG", "POLICYD_DEBUG"})
+_NOT_SETTINGS = frozenset(
+    {"POLICYD_OPA_BINARY", "POLICYD_REQUIRE", "POLICYD_CONFIG", "POLICYD_DEBUG", "POLICYD_TOKEN_FILE"}
+)
 """Variables of the test suite and of the command line that are no settings."""
 
 

@@ -5,11 +5,20 @@ Rules: reading takes no lock and changes nothing; what is printed was checked ag
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from policyd.cli.options import ConfigFlag, DataDirFlag, OutputFlag, ServerFlag, settings_of
+from policyd.cli.options import (
+    Access,
+    CaFileFlag,
+    ConfigFlag,
+    DataDirFlag,
+    OutputFlag,
+    ServerFlag,
+    TokenFileFlag,
+    settings_of,
+)
 from policyd.cli.terminal import Output, emit
 
 if TYPE_CHECKING:
@@ -18,6 +27,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from audit.query import Record
+    from policyd.client import Filters
     from policyd.settings import Settings
 
 app = typer.Typer(name="audit", help="The decision log: every allow, deny and error.", no_args_is_help=True)
@@ -56,6 +66,8 @@ def search(
     output: OutputFlag = Output.TABLE,
     data_dir: DataDirFlag = None,
     server: ServerFlag = None,
+    token_file: TokenFileFlag = None,
+    ca_file: CaFileFlag = None,
     config: ConfigFlag = None,
 ) -> None:
     """Search decisions, newest first; all given filters must hold. Times are ISO 8601 in UTC.
@@ -89,7 +101,7 @@ def search(
         "to": until,
     }
     filters = {name: value for name, value in asked.items() if value is not None}
-    document = _page(server, config, data_dir, filters, cursor, limit)
+    document = _page(Access(server, token_file, ca_file), config, data_dir, filters, cursor, limit)
     emit(document, output, lambda console: _draw_page(document, console))
 
 
@@ -99,6 +111,8 @@ def show(
     output: OutputFlag = Output.TABLE,
     data_dir: DataDirFlag = None,
     server: ServerFlag = None,
+    token_file: TokenFileFlag = None,
+    ca_file: CaFileFlag = None,
     config: ConfigFlag = None,
 ) -> None:
     """Show one entry of the log as it was recorded, with its place and hash.
@@ -110,10 +124,11 @@ def show(
     import orjson
 
     from policyd.cli.explain import replay_from_log
-    from policyd.cli.servers import Server
+    from policyd.cli.servers import server_at
 
     if server is not None:
-        document = orjson.loads(Server(server).read(f"/v1/decisions/{entry_id}"))
+        with server_at(Access(server, token_file, ca_file)) as client:
+            document = client.record(entry_id)
     else:
         replayed = asyncio.run(replay_from_log(settings_of(config, data_dir=data_dir), entry_id))
         told = {name: replayed.body[name] for name in ("principal", "request_id")}
@@ -122,19 +137,16 @@ def show(
 
 
 def _page(
-    server: str | None, config: Any, data_dir: Any, filters: Mapping[str, str], cursor: str | None, limit: int
+    access: Access, config: Any, data_dir: Any, filters: Mapping[str, str], cursor: str | None, limit: int
 ) -> dict[str, Any]:
     import asyncio
 
-    import orjson
+    from policyd.cli.servers import server_at
 
-    from policyd.cli.servers import Server
-
-    if server is not None:
-        parameters = {**filters, "limit": str(limit), **({"cursor": cursor} if cursor else {})}
-        page: dict[str, Any] = orjson.loads(Server(server).read("/v1/decisions", parameters))
-        return page
-    return asyncio.run(_search(settings_of(config, data_dir=data_dir), filters, cursor, limit))
+    if access.address is None:
+        return asyncio.run(_search(settings_of(config, data_dir=data_dir), filters, cursor, limit))
+    with server_at(access) as server:
+        return {**server.search_page(cast("Filters", filters), cursor=cursor, limit=limit)}
 
 
 async def _search(settings: Settings, filters: Mapping[str, str], cursor: str | None, limit: int) -> dict[str, Any]:

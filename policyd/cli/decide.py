@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from policyd.cli.options import (
+    Access,
+    CaFileFlag,
     ConfigFlag,
     DataDirFlag,
     EngineFlag,
@@ -16,6 +18,7 @@ from policyd.cli.options import (
     OutputFlag,
     PoliciesFlag,
     ServerFlag,
+    TokenFileFlag,
     settings_of,
 )
 from policyd.cli.terminal import Output, emit_bytes, say
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 
 Flags = dict[str, Path | str | None]
 
+
 WAIT_FOR_WRITER_S: Final = 10
 WAIT_STEP_S: Final = 0.2
 
@@ -36,6 +40,8 @@ def decide(
     output: OutputFlag = Output.TABLE,
     limit: Annotated[int | None, typer.Option(min=1, max=1_000, help="Ranked pools to return.")] = None,
     server: ServerFlag = None,
+    token_file: TokenFileFlag = None,
+    ca_file: CaFileFlag = None,
     data_dir: DataDirFlag = None,
     fleet: FleetFlag = None,
     policies: PoliciesFlag = None,
@@ -56,14 +62,14 @@ def decide(
         request = request.model_copy(update={"options": request.options.model_copy(update={"limit": limit})})
     flags: Flags = {"fleet": fleet, "policies": policies, "engine": engine, "facts": facts}
     settings = settings_of(config, data_dir=data_dir, **flags)
-    body, told = _decided(settings, request, server, flags)
+    body, told = _decided(settings, request, Access(server, token_file, ca_file), flags)
     _show(body, told, output)
     if facts is None and settings.facts.path is None and _lacks_spending(told):
         say("hint: a budget is refused while nobody says what is spent of it: --facts FILE, as in examples/facts.yaml")
     raise typer.Exit(0 if told.answer["outcome"] == "allow" else 3)
 
 
-def _decided(settings: Settings, request: DecisionRequest, server: str | None, flags: Flags) -> tuple[bytes, Told]:
+def _decided(settings: Settings, request: DecisionRequest, access: Access, flags: Flags) -> tuple[bytes, Told]:
     """Ask the named server or the one on the data directory, else decide here; another command there is waited for."""
     import time
 
@@ -71,10 +77,10 @@ def _decided(settings: Settings, request: DecisionRequest, server: str | None, f
 
     ends = time.monotonic() + WAIT_FOR_WRITER_S
     while True:
-        address = server or _running_beside(settings)
+        address = access.address or _running_beside(settings)
         if address is not None:
             _refuse_flags(address, flags)
-            return _ask(address, request)
+            return _ask(address, access, request)
         try:
             return _decide_here(settings, request)
         except AuditLocked:
@@ -122,14 +128,14 @@ def _decide_here(settings: Settings, request: DecisionRequest) -> tuple[bytes, T
     return asyncio.run(once())
 
 
-def _ask(address: str, request: DecisionRequest) -> tuple[bytes, Told]:
+def _ask(address: str, access: Access, request: DecisionRequest) -> tuple[bytes, Told]:
     import orjson
 
-    from policyd.cli.servers import Server, told_by
+    from policyd.cli.servers import decided_by, server_at
 
-    server = Server(address)
-    body = server.decide(orjson.dumps(request.model_dump(mode="json", exclude_none=True)))
-    return body, told_by(server, orjson.loads(body))
+    with server_at(access._replace(address=address)) as server:
+        answer, told = decided_by(server, request)
+    return orjson.dumps(answer), told
 
 
 def _lacks_spending(told: Told) -> bool:

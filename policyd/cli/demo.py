@@ -123,15 +123,12 @@ async def _tell(parts: Running, address: str, files: list[str], full: bool, cons
 
 def _decide(address: str, file: str) -> Told:
     """Decide a workload file over HTTP."""
-    import orjson
-
-    from policyd.cli.servers import Server, told_by
+    from policyd.cli.options import Access
+    from policyd.cli.servers import decided_by, server_at
     from policyd.cli.workload_files import read_request
 
-    server = Server(address)
-    request = read_request(file)
-    answer = server.decide(orjson.dumps(request.model_dump(mode="json", exclude_none=True)))
-    return told_by(server, orjson.loads(answer))
+    with server_at(Access(address, None, None)) as server:
+        return decided_by(server, read_request(file))[1]
 
 
 def _heading(command: str, console: Console) -> None:

@@ -6,10 +6,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from policyd.cli.options import ConfigFlag, DataDirFlag, OutputFlag, ServerFlag, settings_of
+from policyd.cli.options import (
+    Access,
+    CaFileFlag,
+    ConfigFlag,
+    DataDirFlag,
+    OutputFlag,
+    ServerFlag,
+    TokenFileFlag,
+    settings_of,
+)
 from policyd.cli.terminal import Output, data
 
 if TYPE_CHECKING:
+    from policyd.client import Client
     from policyd.services.replay import Replayed
     from policyd.settings import Settings
 
@@ -22,6 +32,8 @@ def explain(
     ] = None,
     data_dir: DataDirFlag = None,
     server: ServerFlag = None,
+    token_file: TokenFileFlag = None,
+    ca_file: CaFileFlag = None,
     config: ConfigFlag = None,
 ) -> None:
     """Explain a recorded decision: every component of every score, every reason of every refusal.
@@ -29,7 +41,9 @@ def explain(
     Example: policyd explain 0199a1b2-3c4d-7e5f-8a6b-7c8d9e0f1a2b --pool aws-eu-central-1-h100
     """
     if server is not None:
-        _by_server(server, decision_id, output, pool or [])
+        from policyd.cli.servers import server_at
+
+        _by_server(server_at(Access(server, token_file, ca_file)), decision_id, output, pool or [])
         return
     import asyncio
 
@@ -71,19 +85,17 @@ def _show(replayed: Replayed, output: Output, pools: list[str]) -> None:
         draw_full(told, data(), pools)
 
 
-def _by_server(address: str, decision_id: str, output: Output, pools: list[str]) -> None:
+def _by_server(server: Client, decision_id: str, output: Output, pools: list[str]) -> None:
     import orjson
 
     from policyd.cli.decision_tables import check_pools, draw_error, draw_full, told_from
-    from policyd.cli.servers import Server
     from policyd.cli.terminal import emit_bytes
 
-    server = Server(address)
-    body = server.read(f"/v1/decisions/{decision_id}/explanation")
+    with server:
+        explanation = server.explanation(decision_id)
     if output is not Output.TABLE:
-        emit_bytes(body, output, lambda _: None)
+        emit_bytes(orjson.dumps(explanation), output, lambda _: None)
         return
-    explanation = orjson.loads(body)
     if explanation["kind"] != "decision":
         draw_error(explanation, data())
         return

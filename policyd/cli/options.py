@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -49,6 +49,27 @@ FactsFlag = Annotated[
 ServerFlag = Annotated[
     str | None, typer.Option("--server", metavar="URL", help="Ask this policyd server instead of working here.")
 ]
+TokenFileFlag = Annotated[
+    Path | None,
+    typer.Option(
+        "--token-file",
+        metavar="FILE",
+        envvar="POLICYD_TOKEN_FILE",
+        help="File with the bearer token for the server.",
+    ),
+]
+CaFileFlag = Annotated[
+    Path | None,
+    typer.Option("--ca-file", metavar="FILE", help="Authorities (PEM) that vouch for the server, and no others."),
+]
+
+
+class Access(NamedTuple):
+    """The server that a person names, if any, and what it is shown."""
+
+    address: str | None
+    token_file: Path | None
+    ca_file: Path | None
 
 
 def settings_of(config: Path | None, **flags: Any) -> Settings:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from policyd.cli.main import run
-from policyd.cli.servers import Server, error_of
+from policyd.client import Client
+from policyd.client.problems import error_of
 from policyd.errors import AuditLocked, Loosens, PolicydError, ServerUnreachable, all_errors
 
 
@@ -67,7 +68,7 @@ def test_a_stranger_is_no_policyd(
 )
 def test_an_address_without_a_server(address: str) -> None:
     with pytest.raises(ServerUnreachable):
-        Server(address).read("/livez")
+        Client(address).live()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,267 @@
+"""Every call of the HTTP surface, without input or output: what is sent, and what the answer must be.
+
+Rules: a call says whether asking twice is the same as asking once; a decision is such only under an idempotency key,
+since a decision that was recorded twice counts twice; an answer that is not the document it should be is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Generic, TypeVar, cast
+from urllib.parse import quote
+
+import orjson
+
+from policyd.client.documents import (
+    Asked,
+    Decision,
+    Entry,
+    Filters,
+    Fleet,
+    Json,
+    Model,
+    Options,
+    Page,
+    Pool,
+    Readiness,
+    Workload,
+)
+from policyd.client.problems import error_from, error_of, json_of
+from policyd.errors import PolicydError, RequestError, ServerUnreachable
+
+Found = TypeVar("Found")
+Item = TypeVar("Item")
+
+JSON: Final = "application/json"
+TEXT: Final = "text/plain"
+PAGES_MAX: Final = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back: the status, the parts of the head that mean something, and the whole body."""
+
+    status: int
+    media_type: str
+    body: bytes
+    decision_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[Found]):
+    """One request, and how its answer is read. ``read`` gives None for what is not the document that was asked for."""
+
+    method: str
+    path: str
+    read: Callable[[bytes], Found | None]
+    noun: str = "document"
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    content: bytes | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    repeatable: bool = True
+    statuses: frozenset[int] = frozenset({200})
+    media_type: str = JSON
+
+    def finish(self, reply: Reply, address: str) -> Found:
+        """The answer that a reply holds. Raises the error that it stands for."""
+        answered = reply.status in self.statuses and reply.media_type == self.media_type
+        if not answered and not 200 <= reply.status < 300:
+            raise error_of(reply.status, reply.body, address, reply.media_type, reply.decision_id)
+        found = self.read(reply.body) if answered else None
+        if found is None:
+            raise ServerUnreachable(f"{address} answered {reply.status} with something that is no {self.noun}")
+        return found
+
+
+class Listing(Generic[Item]):
+    """The pages of a list, one call after the other: send ``call``, ``take`` its page, until ``call`` is None."""
+
+    def __init__(self, page: Callable[[str | None], Call[Page[Item]]]) -> None:
+        self._page = page
+        self._seen = 0
+        self.call: Call[Page[Item]] | None = page(None)
+
+    def take(self, page: Page[Item]) -> list[Item]:
+        """The items of a page; sets the next call."""
+        self._seen += 1
+        following = page["next"]
+        if following is not None and (self._seen >= PAGES_MAX or not page["items"]):
+            raise ServerUnreachable("the list of the server does not end")
+        self.call = None if following is None else self._page(following)
+        return page["items"]
+
+
+def decide(
+    workload: Workload, options: Options | None, idempotency_key: str | None, request_id: str | None
+) -> Call[Decision]:
+    """``POST /v1/decisions``."""
+    content = _encoded({"workload": workload, "options": options or {}})
+    headers = _headers(idempotency_key=idempotency_key, request_id=request_id)
+    return Call(
+        "POST", "/v1/decisions", _decision, "decision",
+        content=content, headers=headers, repeatable=idempotency_key is not None,
+    )  # fmt: skip
+
+
+def decide_batch(
+    requests: Sequence[Asked], idempotency_key: str | None, request_id: str | None
+) -> Call[list[Decision | PolicydError]]:
+    """``POST /v1/decisions/batch``: an answer or an error for each request, in order."""
+
+    def read(body: bytes) -> list[Decision | PolicydError] | None:
+        found = json_of(body)
+        items = found.get("items") if isinstance(found, dict) else None
+        if not isinstance(items, list) or len(items) != len(requests):
+            return None
+        answers = [_answered(item) for item in items]
+        return [answer for answer in answers if answer is not None] if None not in answers else None
+
+    return Call(
+        "POST", "/v1/decisions/batch", read, f"batch of {len(requests)} decisions",
+        content=_encoded({"requests": list(requests)}),
+        headers=_headers(idempotency_key=idempotency_key, request_id=request_id),
+        repeatable=idempotency_key is not None,
+    )  # fmt: skip
+
+
+def search(filters: Filters | None, cursor: str | None, limit: int) -> Call[Page[Entry]]:
+    """``GET /v1/decisions``: one page."""
+    written = {name: str(value) for name, value in (filters or {}).items()}
+    return Call("GET", "/v1/decisions", _page, "page of decisions", parameters={**written, **_paged(cursor, limit)})
+
+
+def record(decision_id: str) -> Call[Json]:
+    """``GET /v1/decisions/{id}``."""
+    return Call("GET", f"/v1/decisions/{_segment(decision_id)}", _entry, "record")
+
+
+def explanation(decision_id: str) -> Call[Json]:
+    """``GET /v1/decisions/{id}/explanation`` as JSON."""
+    path = f"/v1/decisions/{_segment(decision_id)}/explanation"
+    return Call("GET", path, _entry, "explanation", parameters={"format": "json"})
+
+
+def explanation_text(decision_id: str) -> Call[str]:
+    """``GET /v1/decisions/{id}/explanation`` as text."""
+    path = f"/v1/decisions/{_segment(decision_id)}/explanation"
+    return Call("GET", path, _text, "text", parameters={"format": "text"}, media_type=TEXT)
+
+
+def pools(cursor: str | None, limit: int) -> Call[Page[Pool]]:
+    """``GET /v1/pools``: one page."""
+    return Call("GET", "/v1/pools", _page, "page of pools", parameters=_paged(cursor, limit))
+
+
+def pool(pool_id: str) -> Call[Pool]:
+    """``GET /v1/pools/{id}``."""
+    return Call("GET", f"/v1/pools/{_segment(pool_id)}", _with(Pool, id=str, kind=str), "pool")
+
+
+def models(cursor: str | None, limit: int) -> Call[Page[Model]]:
+    """``GET /v1/models``: one page."""
+    return Call("GET", "/v1/models", _page, "page of models", parameters=_paged(cursor, limit))
+
+
+def fleet() -> Call[Fleet]:
+    """``GET /v1/fleet``."""
+    return Call("GET", "/v1/fleet", _with(Fleet, digest=str, models=list), "fleet")
+
+
+def ready() -> Call[Readiness]:
+    """``GET /readyz``: not ready is an answer, with the reasons."""
+    read = _with(Readiness, ready=bool, checks=list)
+    return Call("GET", "/readyz", read, "readiness", statuses=frozenset({200, 503}), repeatable=False)
+
+
+def live() -> Call[bool]:
+    """``GET /livez``."""
+    return Call("GET", "/livez", lambda body: json_of(body) == {"alive": True} or None, "sign of life")
+
+
+def _encoded(document: Any) -> bytes:
+    try:
+        return orjson.dumps(document)
+    except (TypeError, orjson.JSONEncodeError) as error:
+        raise RequestError(f"the request is not JSON: {error}") from None
+
+
+def _headers(**given: str | None) -> dict[str, str]:
+    names = {"idempotency_key": "Idempotency-Key", "request_id": "X-Request-ID"}
+    found = {names[name]: value for name, value in given.items() if value is not None}
+    for name, value in found.items():
+        if not (value.isascii() and value.isprintable() and value.strip() == value != ""):
+            raise RequestError(f"{name} is printable ASCII without blanks at its ends")
+    return found
+
+
+def _paged(cursor: str | None, limit: int) -> dict[str, str]:
+    return {"limit": str(limit), **({} if cursor is None else {"cursor": cursor})}
+
+
+def _segment(name: str) -> str:
+    """A name as one part of a path: nothing in it leads elsewhere."""
+    if name in ("", ".", ".."):
+        raise RequestError(f"{name!r} is no id")
+    return quote(name, safe="")
+
+
+def _with(document: type[Found], **kinds: type) -> Callable[[bytes], Found | None]:
+    """Reads an object that has these fields of these kinds; the others are the server's to choose."""
+
+    shaped = _fields(document, **kinds)
+    return lambda body: shaped(json_of(body))
+
+
+def _fields(document: type[Found], **kinds: type) -> Callable[[Any], Found | None]:
+    def read(found: Any) -> Found | None:
+        if isinstance(found, dict) and all(type(found.get(name)) is kind for name, kind in kinds.items()):
+            return cast("Found", found)
+        return None
+
+    return read
+
+
+_shaped: Final = _fields(Decision, id=str, outcome=str, valid_until=str, ranked=list, rejected=list)
+_entry: Final[Callable[[bytes], Json | None]] = _with(dict, id=str, kind=str, outcome=str)
+
+
+def _decision(body: bytes) -> Decision | None:
+    return _decision_of(json_of(body))
+
+
+def _decision_of(value: Any) -> Decision | None:
+    """A decision: an allow names a pool, and nothing else is an allow."""
+    found = _shaped(value)
+    if found is None or found["outcome"] not in ("allow", "deny"):
+        return None
+    return found if bool(found["ranked"]) == (found["outcome"] == "allow") else None
+
+
+def _answered(item: Any) -> Decision | PolicydError | None:
+    """What one request of a batch got; None when it is neither a decision nor a problem."""
+    if not isinstance(item, dict):
+        return None
+    problem = item.get("problem")
+    if item.get("status") == 200 and problem is None:
+        return _decision_of(item.get("decision"))
+    if not isinstance(problem, dict) or not isinstance(problem.get("code"), str) or "decision" in item:
+        return None
+    decision_id = item.get("decision_id")
+    return error_from(problem, decision_id if isinstance(decision_id, str) else None)
+
+
+def _page(body: bytes) -> Any:
+    found = json_of(body)
+    if not isinstance(found, dict) or not isinstance(found.get("items"), list):
+        return None
+    following = found.get("next", "")
+    whole = all(isinstance(item, dict) for item in found["items"])
+    return found if whole and (following is None or (isinstance(following, str) and following)) else None
+
+
+def _text(body: bytes) -> str | None:
+    try:
+        return body.decode()
+    except UnicodeDecodeError:
+        return None

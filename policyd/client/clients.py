@@ -1,0 +1,251 @@
+"""The two clients: the same calls, one of them waits and the other is awaited.
+
+Rules: every method is a call of ``policyd.client.calls`` and nothing else; a call is sent once, unless
+``attempts_max`` allows more and the call may be repeated; whatever happens is an answer or an error of
+``policyd.errors``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from types import TracebackType
+from typing import Any, Final, TypeVar, Unpack
+
+import httpx
+
+from policyd.client import calls
+from policyd.client.calls import Call, Listing, Reply
+from policyd.client.connections import UNREACHED, Attempts, Body, Connection, Given
+from policyd.client.documents import (
+    Asked,
+    Decision,
+    Entry,
+    Filters,
+    Fleet,
+    Json,
+    Model,
+    Options,
+    Page,
+    Pool,
+    Readiness,
+    Workload,
+)
+from policyd.errors import PolicydError
+
+Found = TypeVar("Found")
+Item = TypeVar("Item")
+
+PAGE_LIMIT: Final = 100
+
+
+class Client:
+    """A policyd server, asked from code that waits. Safe to share between threads; close it, or use ``with``."""
+
+    def __init__(self, address: str, **given: Unpack[Given]) -> None:
+        self.connection = Connection(address=address, **given)
+        self._http = httpx.Client(**self.connection.httpx_settings())
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._http.close()
+
+    def send(self, call: Call[Found]) -> Found:
+        """Send a call and read its answer. Raises the error that the server answers."""
+        attempts = Attempts(call, self.connection)
+        while True:
+            try:
+                return call.finish(self._exchange(call), self.connection.address)
+            except PolicydError as error:
+                pause_s = attempts.pause_s(error)
+            time.sleep(pause_s)
+
+    def _exchange(self, call: Call[Any]) -> Reply:
+        try:
+            with self._http.stream(**self.connection.request(call)) as answer:
+                body = Body(self.connection, answer)
+                for part in answer.iter_raw():
+                    body.add(part)
+                return body.reply()
+        except UNREACHED as error:
+            raise self.connection.unreached(error) from None
+
+    def _each(self, listing: Listing[Item]) -> Iterator[Item]:
+        while listing.call is not None:
+            yield from listing.take(self.send(listing.call))
+
+    def decide(
+        self,
+        workload: Workload,
+        options: Options | None = None,
+        *,
+        idempotency_key: str | None = None,
+        request_id: str | None = None,
+    ) -> Decision:
+        """Decide on which pools a workload may run. A deny is an answer; an error is raised."""
+        return self.send(calls.decide(workload, options, idempotency_key, request_id))
+
+    def decide_batch(
+        self, requests: Sequence[Asked], *, idempotency_key: str | None = None, request_id: str | None = None
+    ) -> list[Decision | PolicydError]:
+        """Decide many workloads, each for itself: a decision or its error for each, in order."""
+        return self.send(calls.decide_batch(requests, idempotency_key, request_id))
+
+    def search(self, filters: Filters | None = None, *, page_limit: int = PAGE_LIMIT) -> Iterator[Entry]:
+        """Every entry of the log that matches all filters, newest first, page by page as they are read."""
+        return self._each(Listing(lambda cursor: calls.search(filters, cursor, page_limit)))
+
+    def search_page(
+        self, filters: Filters | None = None, *, cursor: str | None = None, limit: int = PAGE_LIMIT
+    ) -> Page[Entry]:
+        """One page of ``search``."""
+        return self.send(calls.search(filters, cursor, limit))
+
+    def record(self, decision_id: str) -> Json:
+        """The record of a decision: the answer as it was given, with who asked."""
+        return self.send(calls.record(decision_id))
+
+    def explanation(self, decision_id: str) -> Json:
+        """A decision explained, as a document."""
+        return self.send(calls.explanation(decision_id))
+
+    def explanation_text(self, decision_id: str) -> str:
+        """A decision explained to a person, as text."""
+        return self.send(calls.explanation_text(decision_id))
+
+    def pools(self, *, page_limit: int = PAGE_LIMIT) -> Iterator[Pool]:
+        """Every pool of the fleet, in order of id."""
+        return self._each(Listing(lambda cursor: calls.pools(cursor, page_limit)))
+
+    def pool(self, pool_id: str) -> Pool:
+        """One pool."""
+        return self.send(calls.pool(pool_id))
+
+    def models(self, *, page_limit: int = PAGE_LIMIT) -> Iterator[Model]:
+        """Every version of every model."""
+        return self._each(Listing(lambda cursor: calls.models(cursor, page_limit)))
+
+    def fleet(self) -> Fleet:
+        """The fleet revision in force."""
+        return self.send(calls.fleet())
+
+    def ready(self) -> Readiness:
+        """Whether a decision would be answered now, and why not."""
+        return self.send(calls.ready())
+
+    def live(self) -> bool:
+        """True when the server answers; raises when it does not."""
+        return self.send(calls.live())
+
+
+class AsyncClient:
+    """A policyd server, asked from coroutines of one event loop. Close it with ``aclose``, or use ``async with``."""
+
+    def __init__(self, address: str, **given: Unpack[Given]) -> None:
+        self.connection = Connection(address=address, **given)
+        self._http = httpx.AsyncClient(**self.connection.httpx_settings())
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self._http.aclose()
+
+    async def send(self, call: Call[Found]) -> Found:
+        """Send a call and read its answer. Raises the error that the server answers."""
+        attempts = Attempts(call, self.connection)
+        while True:
+            try:
+                return call.finish(await self._exchange(call), self.connection.address)
+            except PolicydError as error:
+                pause_s = attempts.pause_s(error)
+            await asyncio.sleep(pause_s)
+
+    async def _exchange(self, call: Call[Any]) -> Reply:
+        try:
+            async with self._http.stream(**self.connection.request(call)) as answer:
+                body = Body(self.connection, answer)
+                async for part in answer.aiter_raw():
+                    body.add(part)
+                return body.reply()
+        except UNREACHED as error:
+            raise self.connection.unreached(error) from None
+
+    async def _each(self, listing: Listing[Item]) -> AsyncIterator[Item]:
+        while listing.call is not None:
+            for item in listing.take(await self.send(listing.call)):
+                yield item
+
+    async def decide(
+        self,
+        workload: Workload,
+        options: Options | None = None,
+        *,
+        idempotency_key: str | None = None,
+        request_id: str | None = None,
+    ) -> Decision:
+        """Decide on which pools a workload may run. A deny is an answer; an error is raised."""
+        return await self.send(calls.decide(workload, options, idempotency_key, request_id))
+
+    async def decide_batch(
+        self, requests: Sequence[Asked], *, idempotency_key: str | None = None, request_id: str | None = None
+    ) -> list[Decision | PolicydError]:
+        """Decide many workloads, each for itself: a decision or its error for each, in order."""
+        return await self.send(calls.decide_batch(requests, idempotency_key, request_id))
+
+    def search(self, filters: Filters | None = None, *, page_limit: int = PAGE_LIMIT) -> AsyncIterator[Entry]:
+        """Every entry of the log that matches all filters, newest first, page by page as they are read."""
+        return self._each(Listing(lambda cursor: calls.search(filters, cursor, page_limit)))
+
+    async def search_page(
+        self, filters: Filters | None = None, *, cursor: str | None = None, limit: int = PAGE_LIMIT
+    ) -> Page[Entry]:
+        """One page of ``search``."""
+        return await self.send(calls.search(filters, cursor, limit))
+
+    async def record(self, decision_id: str) -> Json:
+        """The record of a decision: the answer as it was given, with who asked."""
+        return await self.send(calls.record(decision_id))
+
+    async def explanation(self, decision_id: str) -> Json:
+        """A decision explained, as a document."""
+        return await self.send(calls.explanation(decision_id))
+
+    async def explanation_text(self, decision_id: str) -> str:
+        """A decision explained to a person, as text."""
+        return await self.send(calls.explanation_text(decision_id))
+
+    def pools(self, *, page_limit: int = PAGE_LIMIT) -> AsyncIterator[Pool]:
+        """Every pool of the fleet, in order of id."""
+        return self._each(Listing(lambda cursor: calls.pools(cursor, page_limit)))
+
+    async def pool(self, pool_id: str) -> Pool:
+        """One pool."""
+        return await self.send(calls.pool(pool_id))
+
+    def models(self, *, page_limit: int = PAGE_LIMIT) -> AsyncIterator[Model]:
+        """Every version of every model."""
+        return self._each(Listing(lambda cursor: calls.models(cursor, page_limit)))
+
+    async def fleet(self) -> Fleet:
+        """The fleet revision in force."""
+        return await self.send(calls.fleet())
+
+    async def ready(self) -> Readiness:
+        """Whether a decision would be answered now, and why not."""
+        return await self.send(calls.ready())
+
+    async def live(self) -> bool:
+        """True when the server answers; raises when it does not."""
+        return await self.send(calls.live())

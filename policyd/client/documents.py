@@ -1,0 +1,252 @@
+"""What a program writes to policyd and what it reads back: the documents of HTTP as typed dictionaries.
+
+Rules: an answer is the document as the server sent it, so a field that a newer server adds is there and breaks nothing;
+names are those of the contract (`docs/reference/http.md`); what is typed here is stable, the rest is ``Any``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Generic, Literal, NotRequired, Required, TypedDict, TypeVar
+
+Json = dict[str, Any]
+Item = TypeVar("Item")
+
+Outcome = Literal["allow", "deny"]
+
+
+class Profile(TypedDict, total=False):
+    """How the workload behaves."""
+
+    urgency: Literal["interactive", "standard", "batch"]
+    traffic: Literal["steady", "bursty", "intermittent", "scheduled"]
+    task: Literal["chat", "completion", "rag", "embedding", "vision", "speech", "other"]
+    memory_bound: bool
+
+
+class Data(TypedDict, total=False):
+    """What the workload touches. ``classification`` may be a word of the company's own map."""
+
+    classification: str
+    categories: list[str]
+    residency: list[str]
+    sources: list[str]
+
+
+class Resources(TypedDict, total=False):
+    """Lower bounds on hardware."""
+
+    accelerators: list[str]
+    gpu_count: int
+    gpu_memory_gib: int
+
+
+class Demand(TypedDict, total=False):
+    """How much is asked for."""
+
+    input_tokens: int
+    max_output_tokens: int
+    requests_per_hour: int
+    duration_hours: int
+    hourly: list[int]
+
+
+class Workload(TypedDict, total=False):
+    """What wants to run. Only ``model`` is required, with a tenant when the identity does not settle it."""
+
+    model: Required[str]
+    model_version: str
+    scope: Literal["request", "deployment"]
+    tenant: str
+    project: str
+    environment: Literal["experiment", "dev", "staging", "prod"]
+    profile: Profile
+    data: Data
+    sla_class: str
+    resources: Resources
+    demand: Demand
+    labels: dict[str, str]
+
+
+class Options(TypedDict, total=False):
+    """``reserve`` asks to hold budget; ``limit`` cuts the ranked list."""
+
+    reserve: bool
+    limit: int
+
+
+class Asked(TypedDict):
+    """One question of a batch."""
+
+    workload: Workload
+    options: NotRequired[Options]
+
+
+Filters = TypedDict(
+    "Filters",
+    {
+        "tenant": str, "project": str, "environment": str, "principal": str, "outcome": str, "denied_by": str,
+        "pool": str, "provider": str, "country": str, "rejected_pool": str, "rule": str, "model": str,
+        "model_version": str, "classification": str, "data_source": str, "sla_class": str, "mode": str, "waiver": str,
+        "approver": str, "policy_commit": str, "fleet_commit": str, "request_id": str, "from": str, "to": str,
+    },
+    total=False,
+)  # fmt: skip
+"""The filters of the decision log; every one that is given must hold."""
+
+
+class Violation(TypedDict):
+    """Why one pool is refused."""
+
+    policy: str
+    rule: str
+    enforcement: Literal["hard", "soft", "advisory"]
+    location: str
+    message: str
+    observed: Any
+    required: Any
+    remedy: str
+
+
+class Component(TypedDict):
+    """One part of a score."""
+
+    name: str
+    value: int
+    weight: int
+    inputs: Json
+
+
+class Cost(TypedDict):
+    """Expected cost on a pool, in millionths of a US dollar."""
+
+    micro_usd: int
+    per: Literal["request", "deployment"]
+    micro_usd_per_million_tokens: int | None
+    basis: str
+    price_status: Literal["list", "contract", "assumed"]
+
+
+class Ranked(TypedDict):
+    """A pool that the workload may run on."""
+
+    pool: str
+    rank: int
+    score: int
+    components: list[Component]
+    cost: Cost
+    model: Json
+    backends: list[str]
+    warnings: list[Violation]
+
+
+class Rejected(TypedDict):
+    """A pool that the workload may not run on."""
+
+    pool: str
+    violations: list[Violation]
+
+
+class Position(TypedDict):
+    """Where an entry stands in the log."""
+
+    log: str
+    index: int
+    leaf_hash: str
+
+
+class Decision(TypedDict):
+    """A decision; ``denied_by`` is there when the outcome is a deny."""
+
+    id: str
+    outcome: Outcome
+    denied_by: NotRequired[str]
+    time: str
+    valid_until: str
+    mode: str
+    workload: Json
+    ranked: list[Ranked]
+    ranked_total: int
+    rejected: list[Rejected]
+    hidden_total: int
+    obligations: list[Json]
+    reservation: Json | None
+    sheet: str
+    policy: Json
+    fleet: Json
+    audit: Position
+
+
+class Entry(TypedDict):
+    """An entry of the log: a decision, or a request that brought none (``kind`` ``refusal`` or ``error``)."""
+
+    id: str
+    kind: Literal["decision", "refusal", "error"]
+    outcome: Literal["allow", "deny", "error"]
+    time: str
+    principal: str
+    request_id: str
+    audit: Position
+
+
+class Page(TypedDict, Generic[Item]):
+    """A page of a list; ``next`` continues it, and is None on the last one."""
+
+    items: list[Item]
+    next: str | None
+
+
+class Revision(TypedDict):
+    """Which fleet this is."""
+
+    commit: str | None
+    digest: str
+
+
+class Pool(TypedDict):
+    """A pool with its declared facts; None is a fact that nobody declared."""
+
+    id: str
+    kind: Literal["on_prem", "committed", "on_demand", "spot", "serverless", "api"]
+    provider: str
+    region: str
+    locations: Json
+    operator: Json
+    tenancy: str | None
+    accelerator: Json
+    gpu_count: int | None
+    price: Json | None
+    capacity: Json | None
+
+
+class Model(TypedDict):
+    """One version of a model."""
+
+    name: str
+    version: str
+    digest: str | None
+
+
+class Fleet(TypedDict):
+    """The fleet revision in force, and the names that a request may use."""
+
+    commit: str | None
+    digest: str
+    pools_total: int
+    tenants: list[Json]
+    models: list[str]
+    sla_classes: list[Json]
+
+
+class Check(TypedDict):
+    """Whether one part is ready, and why not."""
+
+    name: str
+    ok: bool
+    reason: str | None
+
+
+class Readiness(TypedDict):
+    """Whether a decision would be answered now."""
+
+    ready: bool
+    checks: list[Check]
