@@ -27,6 +27,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from hashlib import sha256
 from operator import attrgetter
 from typing import Any, Final, Literal
@@ -124,7 +125,7 @@ class Entry:
         if len(self.body) > BODY_MAX_BYTES:
             raise RecordInvalid(f"the body has {len(self.body)} bytes; an entry holds at most {BODY_MAX_BYTES}")
         for name, value in zip(SEARCH_FIELDS, _search_values(self.search), strict=True):
-            if value is not None:
+            if value is not None and not (type(value) is str and _fits(value)):
                 _check_value(name, value)
         _check_terms(self.terms, TERM_FIELDS)
 
@@ -199,7 +200,7 @@ def encode(fields: Mapping[str, Any], salt: bytes) -> bytes:
     except TypeError as error:
         _check_json(fields)
         raise RecordInvalid(f"the body cannot be encoded: {error}") from error
-    if not _sound(fields):
+    if not _sound(fields, body.isascii()):
         _check_json(fields)
     return body
 
@@ -207,20 +208,24 @@ def encode(fields: Mapping[str, Any], salt: bytes) -> bytes:
 _SCALARS: Final = frozenset({str, int, bool, type(None)})
 
 
-def _sound(value: Any) -> bool:
+def _sound(value: Any, ascii_keys: bool) -> bool:
     """Whether a value that orjson has encoded (so: safe integers, no deep nesting) is plain JSON with ASCII keys.
 
-    A quick yes for what the product writes; what it does not say yes to, ``_check_json`` judges and names.
+    A quick yes for what the product writes; what it does not say yes to, ``_check_json`` judges and names. A body that
+    is ASCII as a whole has ``ascii_keys``.
     """
     kind = type(value)
     if kind is dict:
-        return all(
-            type(key) is str and key.isascii() and (type(part) in _SCALARS or _sound(part))
-            for key, part in value.items()
-        )
-    if kind is list or kind is tuple:
-        return all(type(part) in _SCALARS or _sound(part) for part in value)
-    return kind in _SCALARS
+        if set(map(type, value)) - {str} or not (ascii_keys or all(map(str.isascii, value))):
+            return False
+        parts = value.values()
+    elif kind is list or kind is tuple:
+        parts = value
+    else:
+        return kind in _SCALARS
+    if _SCALARS.issuperset(map(type, parts)):
+        return True
+    return all(type(part) in _SCALARS or _sound(part, ascii_keys) for part in parts)
 
 
 def _check_json(root: Mapping[str, Any]) -> None:
@@ -258,6 +263,11 @@ def _check_terms(terms: tuple[Term, ...], allowed: tuple[str, ...]) -> None:
         if field not in allowed:
             raise RecordInvalid(f"term {field!r} is none of {', '.join(allowed)}")
         _check_value(field, value)
+
+
+@lru_cache(maxsize=8_192)
+def _fits(text: str) -> bool:
+    return 0 < len(text) <= VALUE_MAX_CHARS and encodable(text)
 
 
 def _check_value(field: str, value: object) -> None:

@@ -24,6 +24,7 @@ from policyd.services.clock import now_us, uuid7
 
 HEAD_MAX_BYTES: Final = 65_536
 HEAD_TIMEOUT_S: Final = 10.0
+WRITE_BUFFER_BYTES: Final = 1_048_576
 _REASONS: Final = {400: "Bad Request", 431: "Request Header Fields Too Large"}
 
 
@@ -41,6 +42,8 @@ class GuardedConnection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         """Start the time for the first head."""
         super().connection_made(transport)
+        # An answer is handed over in pieces: the first must not wait until the kernel has taken it.
+        transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -64,6 +64,14 @@ def problem(error: PolicydError, request_id: str) -> Response:
     return Response(content, error.http_status, problem_headers(error))
 
 
+def logged_problem(error: PolicydError, request_id: str) -> Response:
+    """The answer for an error, which the log of the server has too when it is the server's own."""
+    # A flood that is refused must not become a flood of lines.
+    if error.http_status >= 500 and not isinstance(error, Overloaded):
+        _log.error("request %s: %s: %s", request_id, error.code, error.detail)
+    return problem(error, request_id)
+
+
 def request_id_of(request: Request) -> str:
     """The identifier that ``policyd.api.gate`` gave the request."""
     found: str = request.scope["policyd.request_id"]
@@ -75,10 +83,7 @@ def install(app: FastAPI, routers: Sequence[APIRouter]) -> None:
 
     async def policyd_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, PolicydError)
-        # A flood that is refused must not become a flood of lines.
-        if error.http_status >= 500 and not isinstance(error, Overloaded):
-            _log.error("request %s: %s: %s", request_id_of(request), error.code, error.detail)
-        return problem(error, request_id_of(request))
+        return logged_problem(error, request_id_of(request))
 
     async def framework_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)

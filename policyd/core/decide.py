@@ -24,7 +24,7 @@ import orjson
 from policyd.core.cost import cost_json, cost_micro_usd, gpus_for
 from policyd.core.facts import Facts, PoolFacts
 from policyd.core.quantities import MAX_SAFE, PPM
-from policyd.core.sheet import Lane, Row, Sheet
+from policyd.core.sheet import Lane, Row, RowComponents, Sheet, component
 from policyd.core.violations import CORE
 from policyd.core.workload import Workload
 from policyd.errors import RequestError
@@ -45,6 +45,7 @@ class Scored(NamedTuple):
     price: int
     headroom: int
     queue: int
+    components: RowComponents
 
     @property
     def score_x1000(self) -> int:
@@ -76,7 +77,7 @@ def decide(workload: Workload, sheet: Sheet, facts: Facts) -> Decision:
     fitting: list[tuple[Lane, PoolFacts, int, int]] = []
     refused: list[tuple[Row, Mapping[str, Any]]] = []
     for lane in sheet.lanes:
-        row, pool, max_context_tokens, affine, input_nano, output_nano, request_nano, gpus, _ = lane
+        row, pool, max_context_tokens, affine, input_nano, output_nano, request_nano, gpus, _, _ = lane
         state = known.get(pool, _UNKNOWN)
         if by_request:
             if 0 < gpus < asked_gpus:
@@ -131,7 +132,7 @@ def _rank(fitting: list[tuple[Lane, PoolFacts, int, int]], weights: Mapping[str,
         queue = state.queue_points
         price = 1000 * cheapest // cost if cost else 1000
         score = lane.fixed_x1000 + by_availability * (headroom + queue) + by_price * price
-        scored.append(Scored((-score, lane.pool), lane.row, cost, price, headroom, queue))
+        scored.append(Scored((-score, lane.pool), lane.row, cost, price, headroom, queue, lane.components))
     # Pool ids are unique, so the order never looks beyond its first field.
     scored.sort()
     return tuple(scored)
@@ -192,7 +193,7 @@ def denied_by(sheet: Sheet, refused: list[tuple[Row, Mapping[str, Any]]]) -> str
 
 def ranked_json(scored: Scored, rank: int, workload: Workload, sheet: Sheet, facts: Facts) -> dict[str, Any]:
     """One entry of the answer's ``ranked``, every component with its inputs."""
-    row, state, weights = scored.row, facts.pools[scored.row.pool], sheet.weights
+    row, state, weights, fixed = scored.row, facts.pools[scored.row.pool], sheet.weights, scored.components
     headroom_inputs = {
         "available_gpus": state.available_gpus,
         "needed_gpus": gpus_for(row.pricing, workload),
@@ -202,23 +203,19 @@ def ranked_json(scored: Scored, rank: int, workload: Workload, sheet: Sheet, fac
         "steadiness_points": row.steadiness,
         **row.steadiness_inputs,
     }
-    components = [
-        ("control", row.control, row.control_inputs),
-        ("availability", scored.availability, headroom_inputs),
-        ("price", scored.price, {"micro_usd": scored.cost_micro_usd}),
-        ("latency", row.latency, row.latency_inputs),
-        ("preference", row.preference, {}),
-    ]
     return {
         "pool": row.pool,
         "rank": rank,
         "score": scored.score_x1000 // 1000,
         "components": [
-            {"name": name, "value": value, "weight": weights[name], "inputs": inputs}
-            for name, value, inputs in components
+            fixed.control,
+            component("availability", scored.availability, weights, headroom_inputs),
+            component("price", scored.price, weights, {"micro_usd": scored.cost_micro_usd}),
+            fixed.latency,
+            fixed.preference,
         ],
         "cost": cost_json(row.pricing, workload, scored.cost_micro_usd, state.price_ppm),
-        "model": row.model,
+        "model": fixed.model,
         "backends": [],
         "warnings": row.warnings,
     }
@@ -232,6 +229,10 @@ def obligations_json(ranked: tuple[Scored, ...], workload: Workload) -> list[dic
     obligations: list[dict[str, Any]] = []
     if ranked and workload.scope == "request":
         obligations.append({"name": "max_output_tokens", "value": workload.max_output_tokens})
+    first = ranked[0].row.obligations if ranked else ()
+    if len(first) < 2 and all(scored.row.obligations == first for scored in ranked):
+        alike = [orjson.loads(orjson.dumps(obligation, option=orjson.OPT_SORT_KEYS)) for obligation in first]
+        return obligations + alike
     holders: dict[bytes, list[str]] = {}
     for scored in ranked:
         for obligation in scored.row.obligations:
@@ -241,6 +242,19 @@ def obligations_json(ranked: tuple[Scored, ...], workload: Workload) -> list[dic
         obligation = orjson.loads(key)
         obligations.append(obligation if len(pools) == len(ranked) else {**obligation, "pools": pools})
     return obligations
+
+
+def obligation_names(ranked: tuple[Scored, ...], workload: Workload) -> list[str]:
+    """The names of ``obligations_json``, in order of the alphabet."""
+    names = {obligation["name"] for scored in ranked for obligation in scored.row.obligations}
+    if ranked and workload.scope == "request":
+        names.add("max_output_tokens")
+    return sorted(names)
+
+
+def rejected_json(decision: Decision, sheet: Sheet) -> bytes:
+    """The answer's ``rejected`` as bytes; those of the sheet itself when this moment refuses nothing more."""
+    return orjson.dumps(rejected_fragments(decision, sheet)) if decision.refused else sheet.shown_refused_json
 
 
 def rejected_fragments(decision: Decision, sheet: Sheet) -> list[orjson.Fragment | dict[str, Any]]:

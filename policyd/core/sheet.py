@@ -74,6 +74,8 @@ class Sheet:
     """What the sheet was made from: digests of policy, fleet and entitlements, the engine, the key of its class."""
     shown_refused: tuple[tuple[str, orjson.Fragment], ...] = field(default=(), compare=False)
     """The refused pools that the tenant may see, each encoded once, in order of pool id."""
+    shown_refused_json: bytes = field(default=b"[]", compare=False, repr=False)
+    """All of ``shown_refused`` as one JSON list, which answers share."""
     lanes: tuple[Lane, ...] = field(default=(), compare=False)
     """The rows as ``policyd.core.decide`` reads them."""
 
@@ -93,6 +95,32 @@ class Lane(NamedTuple):
     request_nano: int
     gpus: int
     fixed_x1000: int
+    components: RowComponents
+
+
+class RowComponents(NamedTuple):
+    """The components of the score that the class fixes, as the answer writes them, encoded once."""
+
+    control: orjson.Fragment
+    latency: orjson.Fragment
+    preference: orjson.Fragment
+    model: orjson.Fragment
+
+
+def component(name: str, value: int, weights: Mapping[str, int], inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """A component of the score in the contract's shape."""
+    return {"name": name, "value": value, "weight": weights[name], "inputs": inputs}
+
+
+def row_components(row: Row, weights: Mapping[str, int]) -> RowComponents:
+    """What ``decide`` cannot change of a row's components."""
+    written = [
+        component("control", row.control, weights, row.control_inputs),
+        component("latency", row.latency, weights, row.latency_inputs),
+        component("preference", row.preference, weights, {}),
+        row.model,
+    ]
+    return RowComponents(*(orjson.Fragment(orjson.dumps(value)) for value in written))
 
 
 def _lane(row: Row, weights: Mapping[str, int]) -> Lane:
@@ -110,6 +138,7 @@ def _lane(row: Row, weights: Mapping[str, int]) -> Lane:
         + weights["latency"] * row.latency
         + weights["preference"] * row.preference
         + weights["availability"] * row.steadiness,
+        components=row_components(row, weights),
     )
 
 
@@ -151,6 +180,11 @@ def seal(
         "failed": failed,
     }
     content = orjson.dumps(document, option=orjson.OPT_SORT_KEYS)
+    shown = [
+        (entry.pool, _shown(entry.pool, [violations[number] for number in numbers]))
+        for entry, numbers in zip(refused, encoded, strict=True)
+        if not entry.hidden
+    ]
     return Sheet(
         digest="sha256:" + hashlib.sha256(content).hexdigest(),
         content=content,
@@ -162,18 +196,14 @@ def seal(
         reads_clock=reads_clock,
         failed=failed,
         header=header,
-        shown_refused=tuple(
-            (entry.pool, _shown(entry.pool, [violations[number] for number in numbers]))
-            for entry, numbers in zip(refused, encoded, strict=True)
-            if not entry.hidden
-        ),
+        shown_refused=tuple((pool, orjson.Fragment(written)) for pool, written in shown),
+        shown_refused_json=b"[" + b",".join(written for _, written in shown) + b"]",
         lanes=tuple(_lane(row, weights) for row in rows),
     )
 
 
-def _shown(pool: str, violations: list[bytes]) -> orjson.Fragment:
-    parts = {"pool": pool, "violations": [orjson.Fragment(violation) for violation in violations]}
-    return orjson.Fragment(orjson.dumps(parts))
+def _shown(pool: str, violations: list[bytes]) -> bytes:
+    return orjson.dumps({"pool": pool, "violations": [orjson.Fragment(violation) for violation in violations]})
 
 
 def sheet_from_content(content: bytes) -> Sheet:

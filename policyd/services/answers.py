@@ -14,7 +14,7 @@ from typing import Any, Final
 import orjson
 
 from audit.record import Blob, Entry, Search, Term, digest, encode
-from policyd.core.decide import Decision, obligations_json, ranked_json, rejected_fragments
+from policyd.core.decide import Decision, obligation_names, obligations_json, ranked_json, rejected_json
 from policyd.core.facts import Facts
 from policyd.core.places import COUNTRIES
 from policyd.core.sheet import Sheet
@@ -70,14 +70,25 @@ class Made:
 
 def answer(made: Made, audit: Mapping[str, Any] | None) -> bytes:
     """The body of ``POST /v1/decisions``. ``audit`` is the position in the log; None only in a simulation."""
-    return orjson.dumps(answer_json(made, audit))
+    return b"".join(answer_pieces(made, audit))
+
+
+def answer_pieces(made: Made, audit: Mapping[str, Any] | None) -> tuple[bytes, bytes, bytes]:
+    """The same body before, in and after ``rejected``, which is most of it and shared by all answers of a sheet."""
+    head, tail = orjson.dumps(_before(made)), orjson.dumps(_after(made, audit))
+    return head[:-1] + b',"rejected":', rejected_json(made.decision, made.sheet), b"," + tail[1:]
 
 
 def answer_json(made: Made, audit: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The answer as JSON values; already encoded parts are ``orjson.Fragment``."""
-    decision, workload, revisions = made.decision, made.workload, made.revisions
+    """The same as JSON values; already encoded parts are ``orjson.Fragment``."""
+    rejected = orjson.Fragment(rejected_json(made.decision, made.sheet))
+    return {**_before(made), "rejected": rejected, **_after(made, audit)}
+
+
+def _before(made: Made) -> dict[str, Any]:
+    decision, workload = made.decision, made.workload
     returned = decision.ranked[: made.options.limit]
-    document: dict[str, Any] = {
+    return {
         "id": made.id,
         "outcome": decision.outcome,
         "time": rfc3339(made.time_us),
@@ -88,7 +99,13 @@ def answer_json(made: Made, audit: Mapping[str, Any] | None) -> dict[str, Any]:
             ranked_json(scored, rank, workload, made.sheet, made.facts) for rank, scored in enumerate(returned, 1)
         ],
         "ranked_total": len(decision.ranked),
-        "rejected": rejected_fragments(decision, made.sheet),
+    }
+
+
+def _after(made: Made, audit: Mapping[str, Any] | None) -> dict[str, Any]:
+    decision, workload, revisions = made.decision, made.workload, made.revisions
+    returned = decision.ranked[: made.options.limit]
+    document: dict[str, Any] = {
         "hidden_total": made.sheet.hidden_total,
         "obligations": obligations_json(returned, workload),
         "reservation": None,
@@ -127,7 +144,7 @@ def entry_of(made: Made) -> Entry:
         "ranked_total": len(decision.ranked),
         "refused_now": [[row.pool, violation["rule"]] for row, violation in decision.refused[:LISTED_MAX]],
         "refused_now_total": len(decision.refused),
-        "obligations": sorted({o["name"] for o in obligations_json(returned, workload)}),
+        "obligations": obligation_names(returned, workload),
         "sheet": made.sheet.digest,
         "facts": made.facts.digest,
         "policy": [revisions.policy_commit, revisions.policy_digest],

@@ -11,10 +11,15 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from typing import Final
 from zoneinfo import ZoneInfo
 
 Now = Callable[[], int]
 """Microseconds since 1970, UTC."""
+
+
+DAY_US: Final = 86_400_000_000
+"""A day of UTC as the machine counts it, without leap seconds."""
 
 
 def now_us() -> int:
@@ -59,9 +64,7 @@ def hour_of_week(zone: str, time_us: int) -> int:
 
 def next_boundary_us(time_us: int, *, quarterly: bool) -> int:
     """The next moment at which a verdict may change by itself: midnight UTC, or a quarter hour when hours are read."""
-    moment = datetime.fromtimestamp(time_us // 1_000_000, UTC)
-    midnight = (moment + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
-    boundary = int(midnight.timestamp()) * 1_000_000
+    boundary = (time_us // DAY_US + 1) * DAY_US
     return min(boundary, (time_us // 900_000_000 + 1) * 900_000_000) if quarterly else boundary
 
 

@@ -24,7 +24,7 @@ from policyd.core.sheet import Sheet
 from policyd.core.snapshot import Snapshot
 from policyd.core.workload import DecisionRequest, Workload
 from policyd.errors import AuditError, Forbidden, Overloaded, PolicydError, RequestError, TimedOut
-from policyd.services.answers import Made, Revisions, answer, entry_of, error_entry, sheet_blob
+from policyd.services.answers import Made, Revisions, answer_pieces, entry_of, error_entry, sheet_blob
 from policyd.services.clock import Now, next_boundary_us, now_us, uuid7
 from policyd.services.frames import Framed, Frames
 from policyd.services.sheets import SheetBook
@@ -52,11 +52,16 @@ class SnapshotNow(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A durable decision: its id, the made parts, and the body to send."""
+    """A durable decision: its id, the made parts, and the body to send, in pieces or whole."""
 
     id: str
     made: Made
-    body: bytes
+    pieces: tuple[bytes, ...]
+
+    @property
+    def body(self) -> bytes:
+        """The pieces as one."""
+        return b"".join(self.pieces)
 
 
 @dataclass
@@ -120,7 +125,7 @@ class DecisionService:
             raise unforeseen from fault
         position = await self._commit(made, entry, facts_blob)
         audit = {"log": self.origin, "index": position.index, "leaf_hash": position.leaf_hash.hex()}
-        return Answered(decision_id, made, answer(made, audit))
+        return Answered(decision_id, made, answer_pieces(made, audit))
 
     async def _record_error(
         self,

@@ -208,7 +208,7 @@ def test_obligations_of_some_pools_name_them() -> None:
 def test_the_components_add_up_to_the_score() -> None:
     made, state = sheet(row("a"), row("b", pricing=TOKENS)), facts(a=FREE, b=FREE)
     for rank, scored in enumerate(decide(WORKLOAD, made, state).ranked, 1):
-        told = ranked_json(scored, rank, WORKLOAD, made, state)
+        told = orjson.loads(orjson.dumps(ranked_json(scored, rank, WORKLOAD, made, state)))
         assert told["score"] == sum(c["value"] * c["weight"] for c in told["components"]) // 1000
         assert all(0 <= component["value"] <= 1000 for component in told["components"])
 
