@@ -31,6 +31,17 @@ class PolicyTree:
     casbin_rows: str
 
 
+@dataclass(slots=True)
+class EngineCounts:
+    """What happened to an engine's processes since the start: evaluations that missed the deadline, workers that were
+    killed for it, that crashed, and that were replaced after long use."""
+
+    timeouts: int = 0
+    killed: int = 0
+    crashed: int = 0
+    recycled: int = 0
+
+
 class Engine(Protocol):
     """Evaluates Rego packages. One instance serves many compiled policy sets (old and new during a swap).
 
@@ -49,6 +60,14 @@ class Engine(Protocol):
     @property
     def name(self) -> str:
         """Engine and version as recorded with decisions, for example ``regopy 1.5.2``."""
+
+    @property
+    def counts(self) -> EngineCounts:
+        """What happened to its processes, for metrics."""
+
+    @property
+    def worker_pids(self) -> tuple[int, ...]:
+        """The process ids of its own workers that run now; none when it runs elsewhere."""
 
     async def load(self, tree: PolicyTree) -> PolicySet: ...
 

@@ -92,6 +92,15 @@ class ApiSettings(_Section):
     request_timeout_ms: Annotated[int, Field(ge=100, le=600_000)] = Field(10_000, description="longest request")
 
 
+class TelemetrySettings(_Section):
+    """What the server tells about itself. OTLP follows the ``OTEL_*`` variables, and is off without them."""
+
+    metrics: bool = Field(True, description="count, and answer `GET /metrics`")
+    tenant_label: bool = Field(False, description="metrics of decisions carry the tenant too: one series more for each")
+    log_format: Literal["text", "json"] = Field("text", description="lines of the server's own log on stderr")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("warning", description="the least that is logged")
+
+
 class Settings(_Section):
     """All settings of policyd."""
 
@@ -108,6 +117,7 @@ class Settings(_Section):
     audit: AuditSettings = AuditSettings()
     facts: FactsSettings = FactsSettings()
     api: ApiSettings = ApiSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
 
 
 def load_settings(

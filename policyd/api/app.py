@@ -19,6 +19,7 @@ from policyd.api.direct import DirectDecision
 from policyd.api.fleet import fleet_router
 from policyd.api.gate import Gate
 from policyd.api.health import Readiness, health_router
+from policyd.api.metrics import metrics_router
 from policyd.api.openapi import describe
 from policyd.api.openapi_authzen import AUTHZEN_SHOWN
 from policyd.api.openapi_batch import BATCH_SHOWN
@@ -31,19 +32,21 @@ def create_app(running: Parts) -> FastAPI:
     app = FastAPI(title="policyd", docs_url=None, redoc_url=None, redirect_slashes=False)
     readiness = Readiness(running)
     app.state.readiness = readiness
+    app.state.telemetry = running.telemetry
     routers = [
         authzen_router(running),
         batch_router(running),
         decision_router(running),
         fleet_router(running),
         health_router(readiness),
+        metrics_router(running, readiness),
         problems.page_router(),
     ]
     for router in routers:
         app.include_router(router)
     problems.install(app, routers)
     app.add_middleware(DirectDecision, parts=running)
-    app.add_middleware(Gate, limits=running.settings.api, principal=running.principal)
+    app.add_middleware(Gate, limits=running.settings.api, principal=running.principal, telemetry=running.telemetry)
 
     def openapi() -> dict[str, Any]:
         return describe(app, _version(), (*AUTHZEN_SHOWN, *BATCH_SHOWN))

@@ -21,6 +21,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from policyd.api.problems import problem_headers, problem_json
 from policyd.errors import HeadersTooLarge, PolicydError, RequestError
 from policyd.services.clock import now_us, uuid7
+from policyd.telemetry import Telemetry
 
 HEAD_MAX_BYTES: Final = 65_536
 HEAD_TIMEOUT_S: Final = 10.0
@@ -99,7 +100,14 @@ class GuardedConnection(HttpToolsProtocol):
         if not self._answering:
             error = self._refusal or RequestError("what came is not HTTP/1.1", remedy="speak HTTP/1.1 to this port")
             self.transport.write(_raw_answer(error))
+            self._count(error)
         self.transport.close()
+
+    def _count(self, error: PolicydError) -> None:
+        """The gate never sees this answer, so it is counted here."""
+        telemetry: Telemetry | None = getattr(getattr(self.config.app, "state", None), "telemetry", None)
+        if telemetry is not None:
+            telemetry.answered(error.http_status, error.code)
 
     @property
     def _answering(self) -> bool:

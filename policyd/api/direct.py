@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from policyd.api.bodies import parse_json, receive_bytes
 from policyd.api.callers import SCOPE_KEY
 from policyd.api.parts import Parts
-from policyd.api.problems import logged_problem
+from policyd.api.problems import CODE_KEY, logged_problem
 from policyd.core.workload import DecisionRequest
 from policyd.errors import PolicydError
 
@@ -43,6 +43,7 @@ class DirectDecision:
             asked = parse_json(content, DecisionRequest)
             answered = await self._decisions.decide(asked, scope[SCOPE_KEY], request_id)
         except PolicydError as error:
+            scope[CODE_KEY] = error.code
             await logged_problem(error, request_id)(scope, receive, send)
             return
         pieces = answered.pieces

@@ -16,14 +16,15 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from policyd.api.callers import SCOPE_KEY
-from policyd.api.problems import problem
+from policyd.api.problems import CODE_KEY, problem
 from policyd.core.principal import Principal
 from policyd.errors import Overloaded, PolicydError, TimedOut
 from policyd.services.clock import now_us, uuid7
 from policyd.settings import ApiSettings
+from policyd.telemetry import Telemetry
 
 _TOKEN: Final = re.compile(rb"[!-~]{1,128}")
-_UNLIMITED: Final = frozenset({"/livez", "/readyz"})
+_UNLIMITED: Final = frozenset({"/livez", "/readyz", "/metrics"})
 """Paths that tell how the server is must answer when it is busy."""
 _NOSNIFF: Final = (b"x-content-type-options", b"nosniff")
 _log: Final = logging.getLogger(__name__)
@@ -32,12 +33,14 @@ _log: Final = logging.getLogger(__name__)
 class Gate:
     """ASGI middleware around the application."""
 
-    def __init__(self, app: ASGIApp, limits: ApiSettings, principal: Principal) -> None:
+    def __init__(self, app: ASGIApp, limits: ApiSettings, principal: Principal, telemetry: Telemetry) -> None:
         self._app = app
         self._principal = principal
         self._limits = limits
         self._timeout_s = limits.request_timeout_ms / 1_000
+        self._telemetry = telemetry
         self.in_flight = 0
+        telemetry.observe("policyd.requests.in_flight", lambda: [((), self.in_flight)])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
@@ -51,13 +54,18 @@ class Gate:
         limited = scope["path"] not in _UNLIMITED
         if limited and self.in_flight >= self._limits.in_flight_max:
             full = Overloaded(f"{self.in_flight} requests are in progress, the most that api.in_flight_max admits")
+            scope[CODE_KEY] = full.code
+            self._telemetry.turned_away(full.code)
             await problem(full, request_id)(scope, receive, door)
+            self._telemetry.answered(door.status, full.code)
             return
         self.in_flight += limited
         try:
             await self._pass(scope, receive, door)
         finally:
             self.in_flight -= limited
+            if door.begun:
+                self._telemetry.answered(door.status, scope.get(CODE_KEY))
 
     async def _pass(self, scope: Scope, receive: Receive, door: _Door) -> None:
         try:
@@ -77,23 +85,26 @@ class Gate:
                 raise
         if not door.begun:
             door.closing = True
+            scope[CODE_KEY] = error.code
             await problem(error, door.request_id)(scope, receive, door)
 
 
 class _Door:
     """``send`` that adds the headers every answer has, and knows whether an answer has begun."""
 
-    __slots__ = ("_send", "begun", "closing", "request_id")
+    __slots__ = ("_send", "begun", "closing", "request_id", "status")
 
     def __init__(self, send: Send, request_id: str) -> None:
         self._send = send
         self.request_id = request_id
         self.begun = False
         self.closing = False
+        self.status = 0
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.begun = True
+            self.status = message["status"]
             headers = list(message["headers"])
             headers += [(b"x-request-id", self.request_id.encode("ascii")), _NOSNIFF]
             if self.closing:

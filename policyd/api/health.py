@@ -35,14 +35,23 @@ class Readiness:
     _engine_asked_at: float | None = None
     _engine_asks: asyncio.Lock = field(default_factory=asyncio.Lock)
 
+    def parts_ready(self) -> list[tuple[tuple[str, ...], float]]:
+        """For metrics: 1 for each part that is ready, 0 for the others. The engine as it was last asked, if ever."""
+        found = self._reasons_now()
+        if self._engine_asked_at is not None:
+            found["engine"] = self._engine_reason
+        return [((name,), int(reason is None)) for name, reason in found.items()]
+
     async def reasons(self) -> dict[str, str | None]:
         """For each part None when it is ready, else why not."""
+        return {**self._reasons_now(), "engine": await self._engine()}
+
+    def _reasons_now(self) -> dict[str, str | None]:
         return {
             "server": "the server is about to end" if self.draining else None,
             "snapshot": self._snapshot(),
             "log": None if self.parts.committer.healthy else self.parts.committer.fault or "the log is closed",
             "facts": self._facts(),
-            "engine": await self._engine(),
         }
 
     def _snapshot(self) -> str | None:

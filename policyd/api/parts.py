@@ -16,6 +16,7 @@ from policyd.services.decisions import DecisionService
 from policyd.services.facts_holder import FactsHolder
 from policyd.services.log_reader import LogReader
 from policyd.settings import Settings
+from policyd.telemetry import Exposition, Telemetry
 
 
 class Parts(Protocol):
@@ -41,6 +42,12 @@ class Parts(Protocol):
 
     @property
     def decisions(self) -> DecisionService: ...
+
+    @property
+    def telemetry(self) -> Telemetry: ...
+
+    def exposition(self) -> Exposition:
+        """What answers ``GET /metrics``; made anew, for whoever serves."""
 
     @property
     def principal(self) -> Principal: ...

@@ -22,6 +22,8 @@ from starlette.routing import Match
 from policyd.errors import Finding, NotFound, Overloaded, PolicydError, RequestError, TimedOut, WrongMethod, all_errors
 
 PROBLEM_JSON: Final = "application/problem+json"
+CODE_KEY: Final = "policyd.problem"
+"""Where the scope of a request keeps the code of the problem that it was answered with, for the metrics."""
 PAGES: Final = "/docs/errors"
 RETRY_AFTER_S: Final = 1
 FINDINGS_MAX: Final = 50
@@ -78,18 +80,24 @@ def request_id_of(request: Request) -> str:
     return found
 
 
+def _answer(error: PolicydError, request: Request) -> Response:
+    request.scope[CODE_KEY] = error.code
+    return problem(error, request_id_of(request))
+
+
 def install(app: FastAPI, routers: Sequence[APIRouter]) -> None:
     """Answer every error that is raised below the gate with a problem document. ``routers`` are all that it answers."""
 
     async def policyd_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, PolicydError)
+        request.scope[CODE_KEY] = error.code
         return logged_problem(error, request_id_of(request))
 
     async def framework_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         if error.status_code != 405:
-            return problem(_of_status(error, request), request_id_of(request))
-        answer = problem(_of_status(error, request), request_id_of(request))
+            return _answer(_of_status(error, request), request)
+        answer = _answer(_of_status(error, request), request)
         answer.headers["Allow"] = ", ".join(allowed_methods(routers, request))
         return answer
 
@@ -97,7 +105,7 @@ def install(app: FastAPI, routers: Sequence[APIRouter]) -> None:
         assert isinstance(error, RequestValidationError)
         findings = [Finding(".".join(str(part) for part in fault["loc"]), fault["msg"]) for fault in error.errors()]
         found = RequestError(f"the request cannot be read: {findings[0]}", findings=findings)
-        return problem(found, request_id_of(request))
+        return _answer(found, request)
 
     app.add_exception_handler(PolicydError, policyd_error)
     app.add_exception_handler(HTTPException, framework_error)

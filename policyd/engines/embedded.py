@@ -26,7 +26,7 @@ from policyd.engines.compilation import compile_tree
 from policyd.engines.compiler import entrypoint
 from policyd.engines.embedded_tests import run_tests
 from policyd.errors import EngineError, EngineTimeout, EngineUnavailable
-from policyd.ports import PolicyTree, TestResult
+from policyd.ports import EngineCounts, PolicyTree, TestResult
 
 _log: Final = logging.getLogger(__name__)
 
@@ -75,6 +75,7 @@ class EmbeddedEngine:
         self._sets: dict[str, PolicySet] = {}
         self._directory = tempfile.TemporaryDirectory(prefix="policyd-engine-")
         self._closed = False
+        self.counts = EngineCounts()
         self._name = f"regopy {version('regopy')}"
 
     @property
@@ -180,8 +181,11 @@ class EmbeddedEngine:
                 batch.answers[index] = _judge(batch.questions[index].package, raw, policies)
             finished = True
         except EngineTimeout as fault:
+            self.counts.timeouts += 1
+            self.counts.killed += 1
             _strike(batch, chunk[position], str(fault))
         except WorkerDied:
+            self.counts.crashed += 1
             _crash(batch, [index for index in chunk[position:] if batch.answers[index] is None])
         finally:
             if not finished:
@@ -193,6 +197,7 @@ class EmbeddedEngine:
         while self._idle:
             worker = self._idle.pop()
             if not worker.alive:
+                self.counts.crashed += 1
                 self._all.discard(worker)
                 continue
             try:
@@ -233,6 +238,7 @@ class EmbeddedEngine:
         if worker.clean and not self._closed and self._asked[worker.pid] < RECYCLE_AFTER_QUESTIONS:
             self._idle.append(worker)
             return
+        self.counts.recycled += worker.clean and not self._closed
         await worker.kill()
         self._all.discard(worker)
         self._asked.pop(worker.pid, None)

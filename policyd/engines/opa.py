@@ -29,7 +29,7 @@ from policyd.engines.opa_client import Address, EvaluationFailed, OpaConnection
 from policyd.engines.opa_driver import REPLY_PATH, batch_input, driver_module
 from policyd.engines.opa_process import OpaChild, check_strict, find_binary, run_opa, write_modules
 from policyd.errors import EngineError, EngineTimeout, EngineUnavailable, Finding, PolicyInvalid
-from policyd.ports import PolicyTree, TestResult
+from policyd.ports import EngineCounts, PolicyTree, TestResult
 
 BATCH_QUESTIONS: Final = 256
 """Questions in one round trip."""
@@ -148,6 +148,7 @@ class OpaEngine:
         self._loaded: dict[str, _Loaded] = {}
         self._name = "opa"
         self._closed = False
+        self.counts = EngineCounts()
 
     @classmethod
     def child(cls, binary: str = "opa") -> OpaEngine:
@@ -163,6 +164,11 @@ class OpaEngine:
     def name(self) -> str:
         """``opa`` and, once something is loaded into a child, its version."""
         return self._name
+
+    @property
+    def worker_pids(self) -> tuple[int, ...]:
+        """The OPAs that are our own."""
+        return self.child_pids
 
     @property
     def child_pids(self) -> tuple[int, ...]:
@@ -253,7 +259,8 @@ class OpaEngine:
             try:
                 await self._ask(batch, part)
             except EngineTimeout as fault:
-                await batch.loaded.holder.stop_if_busy()
+                self.counts.timeouts += 1
+                self.counts.killed += await batch.loaded.holder.stop_if_busy()
                 if len(part) == 1:
                     batch.strikes[batch.questions[part[0]].package] += 1
                 work.extend(self._divide(batch, part, fault, one_first=True))
@@ -306,6 +313,7 @@ class OpaEngine:
         except EngineUnavailable:
             reply = None
         if reply is None:
+            self.counts.crashed += isinstance(loaded.holder, OpaChild)
             await loaded.holder.recover()
             reply = await loaded.holder.connection.ask(REPLY_PATH, body, timeout_s)
         digest = reply.get("digest") if isinstance(reply, dict) else None

@@ -19,6 +19,7 @@ import asyncio
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,7 @@ from audit.record import Blob, Entry
 from audit.store import Durability, Position, Tail
 from policyd.errors import AuditError, Overloaded
 from policyd.services.data_directory import DataDirectory
+from policyd.telemetry import Telemetry
 
 _log: Final = logging.getLogger(__name__)
 
@@ -66,9 +68,11 @@ Outcome = Position | AuditError
 class Committer:
     """Appends entries durably, for one event loop. Made by ``open``; owns a thread until ``close``."""
 
-    def __init__(self, writer: _Writer, limits: CommitLimits) -> None:
+    def __init__(self, writer: _Writer, limits: CommitLimits, telemetry: Telemetry) -> None:
         self._writer = writer
         self._limits = limits
+        self._telemetry = telemetry
+        self._handed_over_at = 0.0
         self._loop = asyncio.get_running_loop()
         self._waiting: list[_Waiter] = []
         self._in_flight: list[_Waiter] = []
@@ -87,6 +91,7 @@ class Committer:
         durability: Durability = "power_safe",
         limits: CommitLimits | None = None,
         origin: str | None = None,
+        telemetry: Telemetry | None = None,
     ) -> Committer:
         """Open or create the log of a locked directory and check it.
 
@@ -97,7 +102,7 @@ class Committer:
             raise AuditError(f"this process does not hold the lock of {directory.path}")
         limits = limits or CommitLimits()
         writer = _Writer(directory, durability, limits, origin or f"policyd/{uuid4()}")
-        committer = cls(writer, limits)
+        committer = cls(writer, limits, telemetry or Telemetry(metrics=False))
         opened = committer._loop.create_future()
         writer.start(committer, opened)
         try:
@@ -126,6 +131,11 @@ class Committer:
     def queued_entries(self) -> int:
         """Entries that wait for their answer."""
         return len(self._waiting) + len(self._in_flight)
+
+    @property
+    def entries_total(self) -> int:
+        """Entries in the log, earlier runs included, as the writer last saw it."""
+        return self._writer.entries_total
 
     async def submit(self, entry: Entry, blobs: Iterable[Blob] = ()) -> Position:
         """Append an entry, and the blobs that the log does not hold yet; answers when both are durable.
@@ -171,11 +181,13 @@ class Committer:
             return
         limit = self._limits.batch_max_entries
         self._in_flight, self._waiting = self._waiting[:limit], self._waiting[limit:]
+        self._handed_over_at = time.monotonic()
         self._writer.take([(waiter.entry, waiter.blobs) for waiter in self._in_flight])
 
     def answered(self, outcomes: Sequence[Outcome], fault: str | None) -> None:
         """The writer's word on the batch in flight; with a fault, whatever waits fails too. Runs on the loop."""
         done, self._in_flight = self._in_flight, []
+        self._telemetry.committed(len(done), time.monotonic() - self._handed_over_at)
         for waiter, outcome in zip(done, outcomes, strict=True):
             self._answer(waiter, outcome)
         if fault is not None:
@@ -228,6 +240,7 @@ class _Writer:
         self._tail: Tail | None = None
         self._file: tuple[int, int] | None = None
         self._answered_entries = 0
+        self.entries_total = 0
 
     def start(self, listener: _Listener, opened: asyncio.Future[None]) -> None:
         """Start the thread; ``opened`` is answered from the loop."""
@@ -277,6 +290,7 @@ class _Writer:
             with self._connection.begin():
                 self.origin = store.origin(self._connection)
                 self._tail = Tail.read(self._connection)
+            self.entries_total = self._tail.next_index
             if self._tail.next_index < self._answered_entries:
                 raise LogCorrupt("answered as recorded, and now missing", index=self._tail.next_index)
             self._file = _identity(path)
@@ -312,6 +326,7 @@ class _Writer:
             if _identity(self._directory.log_path) != self._file:
                 raise LogUnavailable("the log was moved or replaced while it was being written")
             self._answered_entries = self._tail.next_index if self._tail else 0
+            self.entries_total = self._answered_entries
             found = dict(zip((entry.id for entry, _ in taken), positions, strict=True))
             return [
                 found[entry.id] if entry.id in found else AuditError(f"entry {entry.id}: {refused[entry.id]}")

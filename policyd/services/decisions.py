@@ -9,6 +9,7 @@ snapshot and the facts are taken once at the start, so that a swap in between ch
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ from policyd.services.answers import Made, Revisions, answer_pieces, entry_of, e
 from policyd.services.clock import Now, next_boundary_us, now_us, uuid7
 from policyd.services.frames import Framed, Frames
 from policyd.services.sheets import SheetBook
+from policyd.telemetry import Stages, Telemetry
 
 REMEMBERED_BLOBS_MAX = 8_192
 
@@ -77,6 +79,7 @@ class DecisionService:
     sheet_wait_ms: int = 8_000
     now: Now = now_us
     frames: Frames = field(default_factory=Frames)
+    telemetry: Telemetry = field(default_factory=lambda: Telemetry(metrics=False))
     _durable: OrderedDict[str, None] = field(default_factory=OrderedDict)
 
     async def decide(self, request: DecisionRequest, principal: Principal, request_id: str) -> Answered:
@@ -84,8 +87,33 @@ class DecisionService:
 
         Raises any ``PolicydError``; all but those of the log itself and of overload are recorded first.
         """
+        begun = time.perf_counter()
         time_us = self.now()
         decision_id = uuid7(time_us)
+        stages = self.telemetry.stages(decision_id)
+        outcome, denied_by, mode, tenant = "error", "cancelled", "", ""
+        try:
+            answered = await self._decide(request, principal, request_id, decision_id, time_us, stages)
+            decision = answered.made.decision
+            outcome, denied_by = decision.outcome, decision.denied_by or ""
+            mode, tenant = answered.made.mode, answered.made.workload.tenant
+            return answered
+        except PolicydError as error:
+            denied_by = error.code
+            raise
+        finally:
+            self.telemetry.decided(outcome, denied_by, mode, tenant, time.perf_counter() - begun)
+            stages.close(outcome, denied_by)
+
+    async def _decide(
+        self,
+        request: DecisionRequest,
+        principal: Principal,
+        request_id: str,
+        decision_id: str,
+        time_us: int,
+        stages: Stages,
+    ) -> Answered:
         snapshot: Snapshot | None = None
         workload: Workload | None = None
         try:
@@ -94,7 +122,10 @@ class DecisionService:
             framed = self.frames.place(snapshot, request.workload, principal, facts, time_us)
             workload = framed.normalised.workload
             self._permit(snapshot, principal, workload)
-            sheet = self.book.find(snapshot, framed.key) or await self._make_sheet(snapshot, framed)
+            stages.ended("normalise")
+            known = self.book.find(snapshot, framed.key)
+            sheet = known or await self._make_sheet(snapshot, framed)
+            stages.ended("sheet", "found" if known else "made")
             made = Made(
                 id=decision_id,
                 time_us=time_us,
@@ -109,6 +140,7 @@ class DecisionService:
                 decision=decide(workload, sheet, facts),
             )
             entry = recordable(made)
+            stages.ended("decide")
         except (AuditError, Overloaded):
             raise
         except PolicydError as error:
@@ -124,8 +156,11 @@ class DecisionService:
             )
             raise unforeseen from fault
         position = await self._commit(made, entry, facts_blob)
+        stages.ended("commit")
         audit = {"log": self.origin, "index": position.index, "leaf_hash": position.leaf_hash.hex()}
-        return Answered(decision_id, made, answer_pieces(made, audit))
+        pieces = answer_pieces(made, audit)
+        stages.ended("answer")
+        return Answered(decision_id, made, pieces)
 
     async def _record_error(
         self,

@@ -42,6 +42,17 @@ class FactsHolder:
         """Why the last reading failed, or None."""
         return self._fault
 
+    @property
+    def read_age_s(self) -> float | None:
+        """Time since the source was last read; None before that."""
+        return None if self._current is None else time.monotonic() - self._read_at
+
+    @property
+    def observed_age_s(self) -> float | None:
+        """Time since what the source says was observed; None when it does not say when."""
+        observed_at = None if self._current is None else self._current[0].observed_at
+        return None if observed_at is None else (self.now() - from_rfc3339(observed_at)) / 1_000_000
+
     def refresh(self) -> None:
         """Read the source. A failure is remembered and raised only when there is nothing to fall back on."""
         try:

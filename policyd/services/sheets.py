@@ -28,6 +28,7 @@ from policyd.core.snapshot import Snapshot
 from policyd.core.verdict import Answer, Question
 from policyd.errors import EngineError, Overloaded
 from policyd.ports import Engine
+from policyd.telemetry import Telemetry
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +74,21 @@ class SheetBook:
     engine: Engine
     limits: SheetLimits = field(default_factory=SheetLimits)
     counts: SheetCounts = field(default_factory=SheetCounts)
+    telemetry: Telemetry = field(default_factory=lambda: Telemetry(metrics=False))
     _sheets: OrderedDict[tuple[str, bytes], tuple[Sheet, float | None]] = field(default_factory=OrderedDict)
     _answers: OrderedDict[tuple[str, Question], Answer] = field(default_factory=OrderedDict)
     _pending: dict[tuple[str, bytes], asyncio.Task[Sheet]] = field(default_factory=dict)
     _buckets: dict[str, _Bucket] = field(default_factory=dict)
+
+    @property
+    def held(self) -> int:
+        """Sheets in memory."""
+        return len(self._sheets)
+
+    @property
+    def in_progress(self) -> int:
+        """Sheets being made."""
+        return len(self._pending)
 
     def find(self, snapshot: Snapshot, key: bytes) -> Sheet | None:
         """The sheet of that class when the book has it and it is not out of quarantine."""
@@ -130,6 +142,7 @@ class SheetBook:
     async def _compute(
         self, snapshot: Snapshot, key: bytes, normalised: Normalised, document: Mapping[str, Any], bucket: _Bucket
     ) -> Sheet:
+        begun = time.monotonic()
         try:
             view = view_class(key, document, snapshot.reads)
             basis = basis_of(snapshot, normalised, document)
@@ -139,6 +152,7 @@ class SheetBook:
         sheet = assemble(basis, view, answers, snapshot.reads.clock)
         self.counts.computed += 1
         self.counts.failed += sheet.failed
+        self.telemetry.sheet_made(time.monotonic() - begun)
         until = time.monotonic() + self.limits.quarantine_ms / 1000 if sheet.failed else None
         self._sheets[snapshot.digest, key] = (sheet, until)
         while len(self._sheets) > self.limits.sheets_max:

@@ -427,6 +427,7 @@ def test_nothing_computes_on_after_the_deadline(fresh: Running) -> None:
     loaded = fresh.run(fresh.engine.load(tree("loops3", LOOPS)))
     fresh.ask(loaded.digest, ("loop", {"pool": {"n": 20_000}}), deadline_ms=300)
     time.sleep(0.3)
+    assert (fresh.engine.counts.timeouts, fresh.engine.counts.killed) == (1, 1)
     before = {pid: processor_ticks(pid) for pid in fresh.pids}
     time.sleep(0.5)
     for pid, ticks in before.items():
@@ -448,6 +449,8 @@ def test_a_killed_engine_process_costs_nothing_between_batches(fresh: Running) -
             os.kill(pid, signal.SIGKILL)
         time.sleep(0.25)
     assert fresh.ask(loaded.digest, ("good", {"pool": {"n": 5}})) == [one("a")]
+    assert fresh.engine.counts.crashed >= 1
+    assert fresh.engine.worker_pids == fresh.pids
 
 
 def test_an_engine_process_that_is_killed_again_and_again_gives_an_error(fresh: Running) -> None:

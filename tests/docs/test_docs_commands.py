@@ -18,7 +18,11 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs" / "tutorial").glob("*.md"))]
+DOCUMENTS = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs" / "tutorial").glob("*.md")),
+    ROOT / "docs" / "how-to" / "observe.md",
+]
 BLOCK = re.compile(r"(?:^<!--[ ]*(?P<mark>.+?)[ ]*-->\n\s*)?^```(?:sh|bash|console)\n(?P<code>.*?)^```$", re.M | re.S)
 POLICYD = re.compile(r"^(?:\$ )?policyd ", re.MULTILINE)
 SECONDS_MAX = 300

@@ -18,7 +18,9 @@ import pytest
 
 from policyd.api import connection
 from policyd.api.gate import Gate
+from policyd.core.principal import LOCAL
 from policyd.settings import ApiSettings
+from policyd.telemetry import Telemetry
 
 HEAD = b"POST /v1/decisions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 
@@ -163,7 +165,7 @@ def gated(app: Any, **limits: int) -> list[MutableMapping[str, Any]]:
         return {"type": "http.request", "body": b"", "more_body": False}
 
     scope = {"type": "http", "path": "/x", "method": "GET", "headers": []}
-    asyncio.run(Gate(app, ApiSettings(**limits))(scope, receive, send))
+    asyncio.run(Gate(app, ApiSettings(**limits), LOCAL, Telemetry())(scope, receive, send))
     return sent
 
 

@@ -19,7 +19,7 @@ from policyd.core.verdict import Answer, Question
 from policyd.engines import embedded
 from policyd.engines.embedded import EmbeddedEngine
 from policyd.errors import EngineCrashed, PolicyInvalid
-from policyd.ports import PolicyTree
+from policyd.ports import EngineCounts, PolicyTree
 
 HEAD = """# METADATA
 # title: sample
@@ -67,6 +67,7 @@ def test_a_worker_is_replaced_after_so_many_questions(monkeypatch: pytest.Monkey
                 assert len(await engine.evaluate(loaded.digest, [question(1)] * 12, 5000)) == 12
                 seen.update(engine.worker_pids)
             assert not seen
+            assert engine.counts == EngineCounts(recycled=3)
         finally:
             await engine.close()
 
