@@ -14,8 +14,22 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import models_json_schema
 
-from audit.query import FILTERS
+from audit.query import FILTERS, TIME_FILTERS
+from policyd.api.openapi_document import complete
+from policyd.api.openapi_examples import (
+    ENTRY_PAGE_EXAMPLE,
+    EXPLANATION_EXAMPLE,
+    EXPLANATION_TEXT_EXAMPLE,
+    FLEET_EXAMPLE,
+    LIVE_EXAMPLE,
+    MODEL_PAGE_EXAMPLE,
+    NOT_READY_EXAMPLE,
+    POOL_EXAMPLE,
+    POOL_PAGE_EXAMPLE,
+    READY_EXAMPLE,
+)
 from policyd.core.workload import DecisionRequest
+from policyd.services.log_reader import WORDS
 
 Json = dict[str, Any]
 
@@ -210,7 +224,7 @@ SHOWN: Final[tuple[type[BaseModel], ...]] = (
 REQUEST_EXAMPLE: Final[Json] = {
     "workload": {
         "tenant": "eu-bank",
-        "project": "advisor-chat",
+        "project": "support-chat",
         "environment": "prod",
         "model": "llama-3.1-70b-instruct",
         "profile": {"urgency": "interactive", "traffic": "bursty", "task": "chat"},
@@ -238,7 +252,7 @@ ANSWER_EXAMPLE: Final[Json] = {
     "time": "2026-11-22T10:00:00.000000Z",
     "valid_until": "2026-11-22T10:01:00.000000Z",
     "mode": "enforce",
-    "workload": {"tenant": "eu-bank", "project": "advisor-chat", "model": "llama-3.1-70b-instruct"},
+    "workload": {"tenant": "eu-bank", "project": "support-chat", "model": "llama-3.1-70b-instruct"},
     "ranked": [],
     "ranked_total": 0,
     "rejected": [{"pool": "aws-us-east-1-h100", "violations": [VIOLATION_EXAMPLE]}],
@@ -293,16 +307,30 @@ def route(description: str, content: Json, problems: dict[int, Json], **extra: A
     return {"responses": {200: {"description": description, "content": content}, **problems}, "openapi_extra": extra}
 
 
+_TEXT: Final[Json] = {"type": "string", "minLength": 1}
+_TIME: Final[Json] = {"anyOf": [{"type": "string", "format": "date"}, {"type": "string", "pattern": "Z$"}]}
+
+
 def parameter(name: str, description: str, schema: Json | None = None, place: str = "query") -> Json:
     """A parameter of a query, or of the headers."""
-    return {"name": name, "in": place, "description": description, "schema": schema or {"type": "string"}}
+    return {"name": name, "in": place, "description": description, "schema": schema or _TEXT}
+
+
+def _filter(name: str) -> Json:
+    if name in TIME_FILTERS:
+        words = {"from": "the first moment that counts, in UTC", "to": "the first moment that does not, in UTC"}
+        return parameter(name, words[name], _TIME)
+    words_schema: Json | None = {"type": "string", "enum": list(WORDS[name])} if name in WORDS else None
+    return parameter(name, "only entries with this value", words_schema)
 
 
 _PAGE: Final = [
-    parameter("cursor", "`next` of the page before"),
+    parameter("cursor", "`next` of the page before; no other text is one"),
     parameter("limit", "entries of a page", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}),
 ]
-_ETAG: Final = [parameter("If-None-Match", "the `ETag` of an earlier answer: 304 when it still holds", place="header")]
+_ETAG: Final = [
+    parameter("If-None-Match", "the `ETag` of an earlier answer: 304 when it still holds", {"type": "string"}, "header")
+]
 
 DECIDE: Final = route(
     "the decision: allow or deny",
@@ -312,26 +340,38 @@ DECIDE: Final = route(
 )
 SEARCH: Final = route(
     "entries, newest first",
-    content_of("EntryPage"),
+    content_of("EntryPage", ENTRY_PAGE_EXAMPLE),
     problems_of(400, 503),
-    parameters=[*(parameter(name, "only entries with this value") for name in FILTERS), *_PAGE],
+    parameters=[*(_filter(name) for name in FILTERS), *_PAGE],
 )
-RECORD: Final = route("the record", content_of("DecisionDocument"), problems_of(400, 404, 503))
+RECORD: Final = route("the record", content_of("DecisionDocument", ANSWER_EXAMPLE), problems_of(400, 404, 503))
 EXPLANATION: Final = route(
     "the explanation, as `Accept` or `format` asks",
-    {"application/json": {"schema": {"type": "object"}}, "text/plain": {"schema": {"type": "string"}}},
+    {
+        "application/json": {"schema": {"type": "object"}, "example": EXPLANATION_EXAMPLE},
+        "text/plain": {"schema": {"type": "string"}, "example": EXPLANATION_TEXT_EXAMPLE},
+    },
     problems_of(400, 404, 503),
     parameters=[parameter("format", "what to answer with", {"type": "string", "enum": ["text", "json"]})],
 )
-POOLS: Final = route("the pools", content_of("PoolPage"), problems_of(400, 503), parameters=[*_PAGE, *_ETAG])
-POOL: Final = route("the pool", content_of("PoolDocument"), problems_of(400, 404, 503), parameters=_ETAG)
-MODELS: Final = route("the models", content_of("ModelPage"), problems_of(400, 503), parameters=[*_PAGE, *_ETAG])
-FLEET: Final = route("the fleet", content_of("FleetDocument"), problems_of(400, 503), parameters=_ETAG)
-LIVE: Final = route("it answers", {"application/json": {"schema": {"type": "object"}}}, {})
+POOLS: Final = route(
+    "the pools", content_of("PoolPage", POOL_PAGE_EXAMPLE), problems_of(400, 503), parameters=[*_PAGE, *_ETAG]
+)
+POOL: Final = route("the pool", content_of("PoolDocument", POOL_EXAMPLE), problems_of(400, 404, 503), parameters=_ETAG)
+MODELS: Final = route(
+    "the models", content_of("ModelPage", MODEL_PAGE_EXAMPLE), problems_of(400, 503), parameters=[*_PAGE, *_ETAG]
+)
+FLEET: Final = route("the fleet", content_of("FleetDocument", FLEET_EXAMPLE), problems_of(400, 503), parameters=_ETAG)
+LIVE: Final = route("it answers", {"application/json": {"schema": {"type": "object"}, "example": LIVE_EXAMPLE}}, {})
 READY: Final = route(
     "it is ready",
-    content_of("ReadyDocument"),
-    {503: {"description": "it is not ready; the reasons are in the body", "content": content_of("ReadyDocument")}},
+    content_of("ReadyDocument", READY_EXAMPLE),
+    {
+        503: {
+            "description": "it is not ready; the reasons are in the body",
+            "content": content_of("ReadyDocument", NOT_READY_EXAMPLE),
+        }
+    },
 )
 
 _TAGS: Final = [
@@ -357,5 +397,5 @@ def describe(app: FastAPI, version: str, shown: Sequence[type[BaseModel]] = ()) 
             [(model, "validation") for model in (*SHOWN, *shown)], ref_template="#/components/schemas/{model}"
         )
         document.setdefault("components", {}).setdefault("schemas", {}).update(schemas["$defs"])
-        app.openapi_schema = document
+        app.openapi_schema = complete(document, app.routes)
     return app.openapi_schema

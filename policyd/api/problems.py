@@ -151,7 +151,20 @@ def page_router(codes: Iterable[str] | None = None) -> APIRouter:
     known = frozenset(codes if codes is not None else (error.code for error in all_errors()))
     router = APIRouter(tags=["documentation"])
 
-    @router.get(f"{PAGES}/{{code}}", summary="What an error means and what to do", response_class=Response)
+    described: dict[int | str, dict[str, Any]] = {
+        200: {"description": "the page", "content": {"text/markdown": {"schema": {"type": "string"}}}},
+        404: {
+            "description": "there is no such error",
+            "content": {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        },
+    }
+
+    @router.get(
+        f"{PAGES}/{{code}}",
+        summary="What an error means and what to do",
+        response_class=Response,
+        responses=described,
+    )
     async def page(code: str) -> Response:
         if code not in known:
             raise NotFound(f"there is no error {code[:100]!r}", remedy=f"the pages are {', '.join(sorted(known))}")

@@ -1,0 +1,75 @@
+"""Schemathesis asks every operation of docs/reference/openapi.json what it does not expect, on a real server.
+
+A route is covered when it stands in that file, and ``test_api_reference.py`` sees that every route does. The examples
+are the same in every run; ``--long`` asks more.
+
+What a schema cannot say is excused, and nothing else: a name that no fleet declares (422); and where each finding of
+the problem document is about nothing else (400), a text that is no cursor or no such time, a tenant that the identity
+does not settle, and a whole number that is written with a fraction (``7.0``).
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, settings
+from schemathesis.checks import CheckContext
+from schemathesis.specs.openapi.checks import positive_data_acceptance
+
+DESCRIPTION: Final = Path(__file__).resolve().parents[2] / "docs" / "reference" / "openapi.json"
+EXAMPLES: Final = 40
+EXAMPLES_LONG: Final = 600
+OPAQUE: Final = frozenset({"cursor", "from", "to"})
+UNSAYABLE: Final = re.compile(r"^required for this identity$|input should be a valid integer \(here -?\d+\.0\)$")
+
+schema = schemathesis.openapi.from_path(DESCRIPTION)
+
+
+def excused(response: Any) -> bool:
+    """Whether the refusal is about what no schema can say."""
+    if response.status_code not in (400, 422):
+        return False
+    told = response.json()
+    if told["code"] == "request.unknown_name":
+        return True
+    findings = told.get("findings", ())
+    return bool(findings) and all(
+        finding["where"] in OPAQUE or UNSAYABLE.search(finding["message"]) is not None for finding in findings
+    )
+
+
+def valid_data_is_accepted(context: CheckContext, response: Any, case: schemathesis.Case) -> bool | None:
+    """Schemathesis' own check, less what is excused."""
+    return None if excused(response) else positive_data_acceptance(context, response, case)
+
+
+def ask(case: schemathesis.Case, api: Any) -> None:
+    case.call_and_validate(
+        base_url=api.address,
+        excluded_checks=[positive_data_acceptance],
+        additional_checks=[valid_data_is_accepted],
+        timeout=30,
+    )
+
+
+def asking(examples: int) -> settings:
+    return settings(
+        max_examples=examples, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
+    )
+
+
+@schema.parametrize()
+@asking(EXAMPLES)
+def test_what_nobody_expects_is_answered_as_described(case: schemathesis.Case, api: Any) -> None:
+    ask(case, api)
+
+
+@pytest.mark.long
+@schema.parametrize()
+@asking(EXAMPLES_LONG)
+def test_much_that_nobody_expects_is_answered_as_described(case: schemathesis.Case, api: Any) -> None:
+    ask(case, api)
