@@ -124,11 +124,13 @@ def _of_status(error: HTTPException, request: Request) -> PolicydError:
 
 
 def allowed_methods(routers: Sequence[APIRouter], request: Request) -> list[str]:
-    """The methods that some route answers on this path."""
+    """The methods that some route answers on this path. A path that stands for itself is no other route's parameter."""
+    routes = [route for router in routers for route in router.routes]
+    matching = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    literal = [route for route in matching if getattr(route, "path", None) == request.scope["path"]]
     found: set[str] = set()
-    for route in (route for router in routers for route in router.routes):
-        if route.matches(request.scope)[0] is not Match.NONE:
-            found |= set(getattr(route, "methods", None) or ())
+    for route in literal or matching:
+        found |= set(getattr(route, "methods", None) or ())
     return sorted(found)
 
 
