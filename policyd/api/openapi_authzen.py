@@ -176,4 +176,11 @@ SEARCH_RESOURCE: Final = _post(
         "context": {"id": "01990000-0000-7000-8000-000000000000"},
     },
 )
-CONFIGURATION: Final = route("the endpoints", content_of("AuthzenConfiguration"), {})
+_HOST: Final = "http://127.0.0.1:8470"
+_ENDPOINTS: Final = {
+    "policy_decision_point": _HOST,
+    "access_evaluation_endpoint": f"{_HOST}/access/v1/evaluation",
+    "access_evaluations_endpoint": f"{_HOST}/access/v1/evaluations",
+    "search_resource_endpoint": f"{_HOST}/access/v1/search/resource",
+}
+CONFIGURATION: Final = route("the endpoints", content_of("AuthzenConfiguration", _ENDPOINTS), {})

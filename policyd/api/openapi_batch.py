@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from policyd.api.openapi import (
     ANSWER_EXAMPLE,
@@ -24,6 +24,8 @@ from policyd.core.workload import DecisionRequest
 
 class BatchRequest(BaseModel):
     """Bodies of ``POST /v1/decisions``; ``api.batch_max_items`` bounds them."""
+
+    model_config = ConfigDict(extra="forbid")
 
     requests: list[DecisionRequest] = Field(min_length=1, max_length=1_000)
 
