@@ -32,6 +32,7 @@ from policyd.services.facts_holder import FactsHolder
 from policyd.services.log_reader import LogReader
 from policyd.services.readings import observe_parts
 from policyd.services.sheets import SheetBook, SheetLimits
+from policyd.services.simulations import SimulationLimits, Simulations
 from policyd.settings import EngineSettings, Settings
 from policyd.telemetry import Exposition, Telemetry
 
@@ -52,6 +53,7 @@ class Running:
     reader: LogReader
     decisions: DecisionService
     telemetry: Telemetry
+    simulations: Simulations
     principal: Principal = LOCAL
 
     @property
@@ -175,13 +177,21 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             telemetry=telemetry,
         )
         observe_parts(telemetry, engine=engine, book=book, committer=committer, facts=facts, snapshots=activation)
+        simulations = Simulations(activation, facts, book, settings.simulation.trees, _simulation_limits(settings))
         refresher = asyncio.create_task(facts.keep_fresh())
         stack.push_async_callback(_cancel, refresher)
-        yield Running(settings, directory, engine, activation, book, facts, committer, reader, decisions, telemetry)
+        yield Running(
+            settings, directory, engine, activation, book, facts, committer, reader, decisions, telemetry, simulations
+        )
 
 
 def _sheet_limits(settings: EngineSettings) -> SheetLimits:
     return SheetLimits(**{name: getattr(settings, name) for name in SheetLimits.__dataclass_fields__})
+
+
+def _simulation_limits(settings: Settings) -> SimulationLimits:
+    kept = {name: getattr(settings.simulation, name) for name in ("in_progress_max", "sheets_max", "answers_max")}
+    return SimulationLimits(**kept, deadline_ms=settings.engine.deadline_ms)
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

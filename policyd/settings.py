@@ -101,6 +101,20 @@ class TelemetrySettings(_Section):
     log_level: Literal["debug", "info", "warning", "error"] = Field("warning", description="the least that is logged")
 
 
+class SimulationSettings(_Section):
+    """What ``POST /v1/simulations`` may do beside the decisions."""
+
+    trees: dict[str, Path] = Field(
+        {}, description="policy and fleet directories that a simulation may name, by their names there"
+    )
+    in_progress_max: Annotated[int, Field(ge=1, le=64)] = Field(1, description="simulations at once")
+    workloads_max: Annotated[int, Field(ge=1, le=1_000)] = Field(100, description="workloads of one simulation")
+    sheets_max: Annotated[int, Field(ge=1, le=100_000)] = Field(256, description="sheets kept of simulations")
+    answers_max: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+        16_384, description="answers of packages kept of simulations"
+    )
+
+
 class Settings(_Section):
     """All settings of policyd."""
 
@@ -118,6 +132,7 @@ class Settings(_Section):
     facts: FactsSettings = FactsSettings()
     api: ApiSettings = ApiSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
+    simulation: SimulationSettings = SimulationSettings()
 
 
 def load_settings(

@@ -23,7 +23,9 @@ from policyd.api.metrics import metrics_router
 from policyd.api.openapi import describe
 from policyd.api.openapi_authzen import AUTHZEN_SHOWN
 from policyd.api.openapi_batch import BATCH_SHOWN
+from policyd.api.openapi_simulations import SIMULATION_SHOWN
 from policyd.api.parts import Parts
+from policyd.api.simulations import SimulationRequest, simulation_router
 
 
 def create_app(running: Parts) -> FastAPI:
@@ -41,6 +43,7 @@ def create_app(running: Parts) -> FastAPI:
         health_router(readiness),
         metrics_router(running, readiness),
         problems.page_router(),
+        simulation_router(running),
     ]
     for router in routers:
         app.include_router(router)
@@ -49,7 +52,7 @@ def create_app(running: Parts) -> FastAPI:
     app.add_middleware(Gate, limits=running.settings.api, principal=running.principal, telemetry=running.telemetry)
 
     def openapi() -> dict[str, Any]:
-        return describe(app, _version(), (*AUTHZEN_SHOWN, *BATCH_SHOWN))
+        return describe(app, _version(), (*AUTHZEN_SHOWN, *BATCH_SHOWN, SimulationRequest, *SIMULATION_SHOWN))
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's own way to replace the document
     return app

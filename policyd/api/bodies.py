@@ -28,9 +28,9 @@ WORDS_MAX_CHARS: Final = 400
 _UTF8: Final = ("", "utf-8", "utf8")
 
 
-async def read_json(request: Request, model: type[Body], max_bytes: int) -> Body:
+async def read_json(request: Request, model: type[Body], max_bytes: int, setting: str = "api.body_max_bytes") -> Body:
     """The body as that model. Raises ``WrongMediaType``, ``TooLarge`` and ``RequestError`` with a finding a fault."""
-    return parse_json(await read_bytes(request, max_bytes), model)
+    return parse_json(await read_bytes(request, max_bytes, setting), model)
 
 
 def _check_media_type(written: str) -> None:

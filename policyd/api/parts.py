@@ -15,6 +15,7 @@ from policyd.services.data_directory import DataDirectory
 from policyd.services.decisions import DecisionService
 from policyd.services.facts_holder import FactsHolder
 from policyd.services.log_reader import LogReader
+from policyd.services.simulations import Simulations
 from policyd.settings import Settings
 from policyd.telemetry import Exposition, Telemetry
 
@@ -48,6 +49,9 @@ class Parts(Protocol):
 
     def exposition(self) -> Exposition:
         """What answers ``GET /metrics``; made anew, for whoever serves."""
+
+    @property
+    def simulations(self) -> Simulations: ...
 
     @property
     def principal(self) -> Principal: ...

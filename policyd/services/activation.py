@@ -6,6 +6,7 @@ forgets the old policies only after the swap.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -36,7 +37,10 @@ class Activation:
     log: Log
     entitlements_of: Callable[[str, str, Fleet], Entitlements]
     now: Now = now_us
+    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while policies are loaded or forgotten, so that nobody forgets what somebody else is about to use."""
     _live: Snapshot | None = None
+    _tree: PolicyTree | None = None
     _before: list[Snapshot] = field(default_factory=list)
 
     def current(self) -> Snapshot:
@@ -45,18 +49,24 @@ class Activation:
             raise EngineUnavailable("no policies are active yet")
         return self._live
 
+    def tree(self) -> PolicyTree:
+        """The policy tree of the live snapshot. Raises ``EngineUnavailable`` before the first activation."""
+        if self._tree is None:
+            raise EngineUnavailable("no policies are active yet")
+        return self._tree
+
     async def build(self, tree: PolicyTree, fleet: Fleet) -> Snapshot:
         """A snapshot beside the live one. Raises ``PolicyInvalid`` or ``EngineError``; the live one is untouched."""
         # The engine knows the tree by its content; the commit that holds it may be another one by now.
         policies = replace(await self.engine.load(tree), commit=tree.commit)
         findings = list(unreadable_paths(policies))
         if findings:
-            await self._drop(tree.digest)
+            await self.drop(tree.digest)
             raise PolicyInvalid(f"a package reads what no input has: {findings[0]}", findings=findings)
         try:
             entitlements = self.entitlements_of(tree.casbin_model, tree.casbin_rows, fleet)
         except PolicydError:
-            await self._drop(tree.digest)
+            await self.drop(tree.digest)
             raise
         snapshot = Snapshot(policies, fleet, entitlements)
         for model in fleet.models:
@@ -65,15 +75,19 @@ class Activation:
 
     async def activate(self, tree: PolicyTree, fleet: Fleet) -> Snapshot:
         """Build, check what only both revisions together show, record and swap."""
+        async with self.changing:
+            return await self._activate(tree, fleet)
+
+    async def _activate(self, tree: PolicyTree, fleet: Fleet) -> Snapshot:
         snapshot = await self.build(tree, fleet)
         findings = dead_denials(self.entitlements_of(tree.casbin_model, tree.casbin_rows, fleet), fleet)
         if findings:
-            await self._drop(tree.digest)
+            await self.drop(tree.digest)
             raise PolicyInvalid(f"an entitlement denies nothing: {findings[0]}", findings=findings)
         await self.log.submit(self._entry(snapshot), [policy_blob(tree), fleet_blob(fleet)])
         if self._live is not None:
             self._before.append(self._live)
-        self._live = snapshot
+        self._live, self._tree = snapshot, tree
         await self._forget()
         return snapshot
 
@@ -81,9 +95,9 @@ class Activation:
         """Unload policies that no kept snapshot uses."""
         gone, self._before = self._before[:-KEPT_BEFORE], self._before[-KEPT_BEFORE:]
         for digest in {snapshot.policies.digest for snapshot in gone}:
-            await self._drop(digest)
+            await self.drop(digest)
 
-    async def _drop(self, digest: str) -> None:
+    async def drop(self, digest: str) -> None:
         """Have the engine forget policies, unless the live snapshot or one before it is made of them."""
         kept = [*self._before, *([self._live] if self._live is not None else [])]
         if digest not in {snapshot.policies.digest for snapshot in kept}:

@@ -141,13 +141,21 @@ class Simulated:
 
 
 class Simulator:
-    """Decides without a log. Shares one engine between snapshots; ``build`` makes them."""
+    """Decides without a log. Shares one engine between snapshots; ``build`` makes them.
+
+    ``made_already`` is looked in and never written to.
+    """
 
     def __init__(
-        self, engine: Engine, entitlements_of: Callable[[str, str, Fleet], Entitlements], limits: SheetLimits
+        self,
+        engine: Engine,
+        entitlements_of: Callable[[str, str, Fleet], Entitlements],
+        limits: SheetLimits,
+        made_already: SheetBook | None = None,
     ) -> None:
         self._activation = Activation(engine, _NoLog(), entitlements_of)
         self._book = SheetBook(engine, limits)
+        self._made_already = made_already
 
     async def build(self, tree: PolicyTree, fleet: Fleet) -> Snapshot:
         """A snapshot of these revisions, with every check that activation makes."""
@@ -171,6 +179,8 @@ class Simulator:
         if not principal.permitted(snapshot.entitlements, "decisions", "simulate", *scope):
             raise Forbidden(f"{principal.name!r} has no entitlement to simulate for {'/'.join(scope)!r}")
         sheet = self._book.find(snapshot, framed.key)
+        if sheet is None and self._made_already is not None:
+            sheet = self._made_already.find(snapshot, framed.key)
         if sheet is None:
             sheet = await self._book.make(snapshot, framed.key, framed.normalised, framed.document(snapshot))
         return Made(

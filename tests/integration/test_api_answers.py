@@ -25,6 +25,8 @@ ROUTES = {
     ("post", "/access/v1/evaluations"),
     ("post", "/access/v1/search/resource"),
     ("get", "/.well-known/authzen-configuration"),
+    ("post", "/v1/simulations"),
+    ("get", "/metrics"),
     ("get", "/livez"),
     ("get", "/readyz"),
     ("get", "/docs/errors/{code}"),
