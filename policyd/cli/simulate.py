@@ -16,6 +16,8 @@ from policyd.cli.terminal import BAD, CAREFUL, GOOD, QUIET, Output, emit, talk
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from policyd.core.facts import Facts
+    from policyd.core.fleet import Fleet
     from policyd.core.workload import DecisionRequest
     from policyd.services.simulation import Overrides, Simulated
     from policyd.settings import Settings
@@ -152,9 +154,8 @@ async def _compare(
     todays_tree = load_policy_tree(bootstrap.policies_path(settings))
     other_fleet = overridden(load_fleet(fleet) if fleet else todays_fleet, overrides)
     other_tree = load_policy_tree(policies) if policies else todays_tree
-    holder = bootstrap.make_facts(settings, todays_fleet)
-    holder.refresh()
-    facts, _ = holder.current()
+    # Without a facts file declared capacity counts as free: of each fleet its own, or new pools had no facts.
+    facts, other_facts = _facts(settings, todays_fleet), _facts(settings, other_fleet)
     now = now_us()
     engine = bootstrap.make_engine(settings.engine)
     try:
@@ -166,12 +167,20 @@ async def _compare(
                 Compared(
                     file,
                     await simulator.decide(today, request, LOCAL, facts, now),
-                    await simulator.decide(other, request, LOCAL, facts, time_us or now),
+                    await simulator.decide(other, request, LOCAL, other_facts, time_us or now),
                 )
                 for file, request in requests
             ]
     finally:
         await engine.close()
+
+
+def _facts(settings: Settings, fleet: Fleet) -> Facts:
+    from policyd.bootstrap import make_facts
+
+    holder = make_facts(settings, fleet)
+    holder.refresh()
+    return holder.current()[0]
 
 
 def _lost(entry: Compared) -> bool:

@@ -22,6 +22,7 @@ DOCUMENTS = [
     ROOT / "README.md",
     *sorted((ROOT / "docs" / "tutorial").glob("*.md")),
     ROOT / "docs" / "how-to" / "observe.md",
+    ROOT / "examples" / "journeys" / "README.md",
 ]
 BLOCK = re.compile(r"(?:^<!--[ ]*(?P<mark>.+?)[ ]*-->\n\s*)?^```(?:sh|bash|console)\n(?P<code>.*?)^```$", re.M | re.S)
 POLICYD = re.compile(r"^(?:\$ )?policyd ", re.MULTILINE)
@@ -82,7 +83,7 @@ def scratch(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_the_commands_of_the_document_run(document: Path, tmp_path: Path) -> None:
     folder = scratch(tmp_path)
     for block in blocks(document.read_text()):
