@@ -106,6 +106,7 @@ def fleet_json(fleet: Fleet) -> dict[str, Any]:
         "models": sorted(fleet.models),
         "sla_classes": [sla.model_dump(mode="json") for sla in document.sla_classes],
         "data_sources": [source.model_dump(mode="json") for source in document.data_sources],
+        "classification_map": {word: meant.value for word, meant in sorted(document.classification_map.items())},
         "place_groups": {name: sorted(members) for name, members in sorted(fleet.groups.items())},
     }
 

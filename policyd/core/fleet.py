@@ -20,7 +20,16 @@ from pydantic import AfterValidator, Field
 
 from policyd.core.places import COUNTRIES, GROUPS, UnknownPlace, expand, expand_one
 from policyd.core.pool import Amount, Count, Country, Declared, Performance, Pool, Text
-from policyd.core.workload import Category, DemandRequest, Environment, Name, ProfileRequest, Task
+from policyd.core.workload import (
+    CLASSIFICATION_ORDER,
+    Category,
+    Classification,
+    DemandRequest,
+    Environment,
+    Name,
+    ProfileRequest,
+    Task,
+)
 
 Level = Literal["public", "internal", "confidential", "restricted"]
 
@@ -197,6 +206,7 @@ class FleetDocument(Declared):
     data_sources: tuple[DataSource, ...] = ()
     currencies: dict[Annotated[str, Field(pattern=r"^[A-Z]{3}$")], Currency] = Field(default_factory=dict)
     place_groups: dict[Name, tuple[Name, ...]] = Field(default_factory=dict)
+    classification_map: dict[Name, Classification] = Field(default_factory=dict, max_length=64)
     defaults: Defaults = Defaults()
 
 
@@ -225,6 +235,11 @@ class Fleet:
         return {tenant.name: tenant for tenant in self.document.tenants}
 
     @cached_property
+    def classifications(self) -> Mapping[str, Classification]:
+        """Our words and the company's own, each with what it means."""
+        return {**{word.value: word for word in Classification}, **self.document.classification_map}
+
+    @cached_property
     def sla_classes(self) -> Mapping[str, SlaClass]:
         """SLA classes by name."""
         return {sla.name: sla for sla in self.document.sla_classes}
@@ -248,6 +263,9 @@ def dangling(document: FleetDocument) -> Iterator[tuple[tuple[str | int, ...], s
     tenants = {tenant.name for tenant in document.tenants}
     yield from _twice(document)
     yield from _places(document)
+    for word in document.classification_map:
+        if word in CLASSIFICATION_ORDER:
+            yield ("classification_map", word), f"{word!r} is known already and cannot be redefined"
     if document.defaults.sla_class is not None and document.defaults.sla_class not in classes:
         yield ("defaults", "sla_class"), f"unknown SLA class {document.defaults.sla_class!r}"
     for i, pool in enumerate(document.pools):

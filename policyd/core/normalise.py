@@ -71,7 +71,7 @@ def normalise(request: WorkloadRequest, principal: Principal, fleet: Fleet) -> N
         environment=environment,
         model=model.name,
         model_version=_version(request, model, environment),
-        classification=_classification(request, terms),
+        classification=_classification(request, terms, fleet),
         categories=tuple(sorted(terms.categories | set(request.data.categories or ()))),
         permitted_countries=_countries(request, terms, fleet),
         sources=tuple(sorted(source.name for source in sources)),
@@ -178,13 +178,14 @@ def _sources(request: WorkloadRequest, project: Project, fleet: Fleet) -> tuple[
     return tuple(found)
 
 
-def _classification(request: WorkloadRequest, terms: Terms) -> str:
-    given, floor = request.data.classification, terms.classification
-    if given is None:
+def _classification(request: WorkloadRequest, terms: Terms, fleet: Fleet) -> str:
+    written, floor = request.data.classification, terms.classification
+    if written is None:
         return floor or Classification.RESTRICTED.value
+    given = known(fleet.classifications, written, "classification", "workload.data.classification").value
     if floor is not None and CLASSIFICATION_ORDER[given] < CLASSIFICATION_ORDER[floor]:
         raise Loosens(
-            f"classification {given!r} is below the floor {floor!r} of this project or its data",
+            f"classification {written!r} is below the floor {floor!r} of this project or its data",
             findings=[Finding("workload.data.classification", f"at least {floor!r}")],
         )
     return given

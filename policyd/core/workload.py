@@ -61,9 +61,13 @@ class ProfileRequest(Given):
 
 
 class DataRequest(Given):
-    """What the workload touches. ``residency`` holds ISO 3166-1 codes or group names."""
+    """What the workload touches. ``residency`` holds ISO 3166-1 codes or group names.
 
-    classification: Literal["public", "internal", "confidential", "restricted"] | None = None
+    ``classification`` is ``public``, ``internal``, ``confidential`` or ``restricted``, or a word of the fleet's
+    ``classification_map``.
+    """
+
+    classification: Name | None = None
     categories: list[Category] | None = Field(default=None, max_length=16)
     residency: list[Name] | None = Field(default=None, min_length=1, max_length=256)
     sources: list[Name] | None = Field(default=None, max_length=64)

@@ -31,7 +31,7 @@ MAX_POOLS: Final = 10_000
 POOL_DEFAULTS: Final = "pool_defaults"
 
 _LISTS: Final = ("pools", "models", "tenants", "sla_classes", "profiles", "data_sources")
-_MAPPINGS: Final = ("currencies", "place_groups")
+_MAPPINGS: Final = ("currencies", "place_groups", "classification_map")
 _SINGLE: Final = "defaults"
 _KEYS: Final = (*_LISTS, *_MAPPINGS, _SINGLE, POOL_DEFAULTS)
 

@@ -238,6 +238,17 @@ def test_place_groups_of_the_fleet_are_groups() -> None:
     assert fleet("place_groups: {DACH: [DE, AT, CH]}\n").groups["DACH"] == {"DE", "AT", "CH"}
 
 
+def test_a_classification_map_has_known_meanings_and_leaves_our_words_alone() -> None:
+    words = fleet("classification_map: {C1: internal, C4: restricted}\n").classifications
+    assert (words["C1"].value, words["C4"].value, words["public"].value) == ("internal", "restricted", "public")
+    assert "cannot be redefined" in told("classification_map:\n  internal: public\n")[0]
+    assert told("classification_map:\n  C1: secret\n")[0].startswith("f.yaml:2: ")
+    assert (
+        "stands already"
+        in told({"a.yaml": "classification_map: {C1: public}\n", "b.yaml": "classification_map: {C1: internal}\n"})[0]
+    )
+
+
 def test_weights_that_do_not_add_up() -> None:
     text = """\
 sla_classes:

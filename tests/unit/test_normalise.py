@@ -14,7 +14,7 @@ from policyd.core.normalise import Normalised, normalise
 from policyd.core.places import COUNTRIES, GROUPS, UnknownPlace, compact, expand
 from policyd.core.principal import LOCAL, Grant, Principal
 from policyd.core.terms import STRICTNESS, merge
-from policyd.core.workload import CLASSIFICATION_ORDER, WorkloadRequest
+from policyd.core.workload import CLASSIFICATION_ORDER, Classification, WorkloadRequest
 from policyd.errors import Forbidden, Loosens, RequestError, UnknownName
 from policyd.revisions.fleet_files import load_fleet
 
@@ -56,6 +56,43 @@ def test_a_lower_classification_is_refused(level: str) -> None:
 
 def test_a_higher_classification_is_taken() -> None:
     assert normal({**BANK, "data": {"classification": "restricted"}}).workload.classification == "restricted"
+
+
+def with_map(**words: str) -> Any:
+    """The example fleet with a company's own words."""
+    given = {word: Classification(meant) for word, meant in words.items()}
+    document = FLEET.document.model_copy(update={"classification_map": given})
+    return type(FLEET)(document, "sha256:mapped", groups=FLEET.groups)
+
+
+def test_a_company_word_means_what_the_fleet_says_and_is_recorded_as_ours() -> None:
+    fleet = with_map(C1="internal", C2="confidential", C3="restricted")
+
+    def classified(word: str) -> str:
+        asked = WorkloadRequest.model_validate({**BANK, "data": {"classification": word}})
+        return normalise(asked, LOCAL, fleet).workload.to_json()["data"]["classification"]
+
+    assert (classified("C2"), classified("C3"), classified("restricted")) == (
+        "confidential",
+        "restricted",
+        "restricted",
+    )
+    with pytest.raises(Loosens, match="'C1' is below the floor 'confidential'"):
+        classified("C1")
+
+
+@pytest.mark.parametrize(
+    ("word", "nearest"), [("C33", "C3"), ("c3", "C3"), ("restrict", "restricted"), ("Confidential", "confidential")]
+)
+def test_an_unknown_word_is_refused_with_the_nearest(word: str, nearest: str) -> None:
+    asked = WorkloadRequest.model_validate({**BANK, "data": {"classification": word}})
+    with pytest.raises(UnknownName, match=f"unknown classification '{word}'; did you mean '{nearest}'"):
+        normalise(asked, LOCAL, with_map(C3="restricted"))
+
+
+def test_without_a_map_there_are_only_our_words() -> None:
+    with pytest.raises(UnknownName, match="unknown classification 'C3'"):
+        normal({**BANK, "data": {"classification": "C3"}})
 
 
 def test_residency_intersects() -> None:
