@@ -82,7 +82,9 @@ class WithHistograms:
         first, *others = data.resource_metrics
         now_ns = time.time_ns()
         made = [self._metric(histogram, now_ns) for histogram in self._histograms if histogram.series]
-        scopes = [*first.scope_metrics, ScopeMetrics(InstrumentationScope(SCOPE), made, "")]
+        # One scope, once: the encoder of OTLP keeps the last of two that are equal and drops the other.
+        theirs = [metric for scope in first.scope_metrics for metric in scope.metrics]
+        scopes = [ScopeMetrics(InstrumentationScope(SCOPE), [*theirs, *made], "")]
         return MetricsData([ResourceMetrics(first.resource, scopes, first.schema_url), *others])
 
     def _metric(self, histogram: Histogram, now_ns: int) -> MetricData:

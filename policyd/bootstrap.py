@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from connectors.otel_signals import exported_signals, switched_off
 from connectors.static import DeclaredFacts, StaticFacts
 from policyd.core.fleet import Fleet
 from policyd.core.principal import LOCAL, Principal
@@ -142,7 +143,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
     Raises ``AuditLocked`` when another process writes the data directory, and whatever a part raises on its way up.
     """
     async with AsyncExitStack() as stack:
-        telemetry = Telemetry(metrics=settings.telemetry.metrics, tenant_label=settings.telemetry.tenant_label)
+        telemetry = await _start_telemetry(settings, stack)
         directory = DataDirectory(settings.data_dir)
         directory.acquire()
         stack.callback(directory.release)
@@ -183,6 +184,21 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         yield Running(
             settings, directory, engine, activation, book, facts, committer, reader, decisions, telemetry, simulations
         )
+
+
+async def _start_telemetry(settings: Settings, stack: AsyncExitStack) -> Telemetry:
+    """The tallies, and the exports that the ``OTEL_*`` variables ask for; closed last, so that the end is told too."""
+    chosen = settings.telemetry
+    counted = chosen.metrics and not switched_off(os.environ)
+    telemetry = Telemetry(metrics=counted, tenant_label=chosen.tenant_label)
+    signals = exported_signals(os.environ) - (set() if counted else {"metrics"})
+    if signals:
+        # Imported here because it takes a third of a second, and most commands export nothing.
+        from connectors.otel_export import Exports
+
+        exports = Exports(telemetry, signals)
+        stack.push_async_callback(asyncio.to_thread, exports.close)
+    return telemetry
 
 
 def _sheet_limits(settings: EngineSettings) -> SheetLimits:

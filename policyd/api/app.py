@@ -26,6 +26,7 @@ from policyd.api.openapi_batch import BATCH_SHOWN
 from policyd.api.openapi_simulations import SIMULATION_SHOWN
 from policyd.api.parts import Parts
 from policyd.api.simulations import SimulationRequest, simulation_router
+from policyd.api.tracing import Admitted, Followed
 
 
 def create_app(running: Parts) -> FastAPI:
@@ -49,7 +50,12 @@ def create_app(running: Parts) -> FastAPI:
         app.include_router(router)
     problems.install(app, routers)
     app.add_middleware(DirectDecision, parts=running)
+    tracing = running.telemetry.tracing
+    if tracing is not None:
+        app.add_middleware(Admitted)
     app.add_middleware(Gate, limits=running.settings.api, principal=running.principal, telemetry=running.telemetry)
+    if tracing is not None:
+        app.add_middleware(Followed, tracing=tracing)
 
     def openapi() -> dict[str, Any]:
         return describe(app, _version(), (*AUTHZEN_SHOWN, *BATCH_SHOWN, SimulationRequest, *SIMULATION_SHOWN))

@@ -33,7 +33,9 @@ def metrics_router(parts: Parts, readiness: Readiness) -> APIRouter:
         """All metrics in the text format of Prometheus, or in OpenMetrics when the scraper asks for that."""
         require_somewhere(principal_of(request), parts.snapshot, "telemetry", "read")
         if exposition is None:
-            raise NotFound("metrics are switched off", remedy="set telemetry.metrics to true")
+            raise NotFound(
+                "metrics are switched off", remedy="set telemetry.metrics to true, and leave OTEL_SDK_DISABLED unset"
+            )
         await readiness.reasons()
         async with one_at_a_time:
             text, content_type = await asyncio.to_thread(exposition.render, request.headers.get("accept", ""))

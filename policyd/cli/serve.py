@@ -58,7 +58,9 @@ def serve(
 async def _serve(settings: Settings) -> None:
     from policyd.api import server
     from policyd.bootstrap import running
+    from policyd.cli.logs import start_logs
 
+    start_logs(settings.telemetry)
     async with running(settings) as parts:
         say(
             f"policyd on {settings.data_dir}: policies {parts.snapshot.policies.digest[:19]}, "
