@@ -7,13 +7,14 @@ elsewhere; nothing is redirected.
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, Final
 
 from fastapi import FastAPI
 
 from policyd.api import problems
 from policyd.api.authzen import authzen_router
 from policyd.api.batch import batch_router
+from policyd.api.break_even import BreakEvenRequest, break_even_router
 from policyd.api.decisions import decision_router
 from policyd.api.direct import DirectDecision
 from policyd.api.fleet import fleet_router
@@ -23,10 +24,21 @@ from policyd.api.metrics import metrics_router
 from policyd.api.openapi import describe
 from policyd.api.openapi_authzen import AUTHZEN_SHOWN
 from policyd.api.openapi_batch import BATCH_SHOWN
+from policyd.api.openapi_break_even import BREAK_EVEN_SHOWN
 from policyd.api.openapi_simulations import SIMULATION_SHOWN
 from policyd.api.parts import Parts
 from policyd.api.simulations import SimulationRequest, simulation_router
 from policyd.api.tracing import Admitted, Followed
+
+_SHOWN: Final = (
+    *AUTHZEN_SHOWN,
+    *BATCH_SHOWN,
+    *BREAK_EVEN_SHOWN,
+    *SIMULATION_SHOWN,
+    BreakEvenRequest,
+    SimulationRequest,
+)
+"""Schemas that are described beside ``policyd.api.openapi``."""
 
 
 def create_app(running: Parts) -> FastAPI:
@@ -39,6 +51,7 @@ def create_app(running: Parts) -> FastAPI:
     routers = [
         authzen_router(running),
         batch_router(running),
+        break_even_router(running),
         decision_router(running),
         fleet_router(running),
         health_router(readiness),
@@ -58,7 +71,11 @@ def create_app(running: Parts) -> FastAPI:
         app.add_middleware(Followed, tracing=tracing)
 
     def openapi() -> dict[str, Any]:
-        return describe(app, _version(), (*AUTHZEN_SHOWN, *BATCH_SHOWN, SimulationRequest, *SIMULATION_SHOWN))
+        return describe(
+            app,
+            _version(),
+            (*AUTHZEN_SHOWN, *BATCH_SHOWN, SimulationRequest, *SIMULATION_SHOWN, BreakEvenRequest, *BREAK_EVEN_SHOWN),
+        )
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's own way to replace the document
     return app

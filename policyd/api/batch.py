@@ -48,7 +48,7 @@ def batch_router(parts: Parts) -> APIRouter:
     """The route of the batch."""
     router = APIRouter(prefix="/v1/decisions", tags=["decisions"])
     limits = parts.settings.api
-    batches = _Slots(limits.batch_in_progress_max)
+    batches = Slots(limits.batch_in_progress_max, "as many batches are in progress as api.batch_in_progress_max admits")
 
     @router.post("/batch", summary="Decide many workloads, each for itself", **BATCH)
     async def batch(request: Request) -> Response:
@@ -72,14 +72,15 @@ def batch_router(parts: Parts) -> APIRouter:
 
 
 @dataclass
-class _Slots:
-    """How many batches may be in progress: their answers are held in memory whole."""
+class Slots:
+    """How many of something may be in progress; ``full`` tells who is refused."""
 
     free: int
+    full: str
 
     def __enter__(self) -> None:
         if not self.free:
-            raise Overloaded("as many batches are in progress as api.batch_in_progress_max admits")
+            raise Overloaded(self.full)
         self.free -= 1
 
     def __exit__(self, *_: object) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -18,15 +18,12 @@ from policyd.cli.terminal import Output, emit, say
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from policyd.core.break_even import Crossing, Range, Report, Standing
+    from policyd.core.break_even import Report, Standing
     from policyd.core.fleet import Fleet
-    from policyd.core.normalise import Normalised
-    from policyd.core.pool import Pool
     from policyd.core.workload import DecisionRequest
+    from policyd.services.break_even import Permitted
     from policyd.settings import Settings
 
-TOP_RATE: Final = 1_000_000
-"""Requests per hour up to which lines are compared, and further when the profile needs it."""
 PAID_SHOWN: Final = 5
 """Rows of the second table, whose figures repeat much of the first."""
 HOURLY_MAX_BYTES: Final = 65_536
@@ -63,40 +60,27 @@ def break_even(
     Example: policyd break-even llama-3.1-70b-instruct --requests-per-hour 3000 --input-tokens 1000 --output-tokens 300
     """
     from policyd.bootstrap import fleet_path
-    from policyd.core.break_even import break_even as compare
-    from policyd.core.break_even import lines_of, traffic_of
-    from policyd.core.normalise import FALLBACK, known
     from policyd.revisions.fleet_files import load_fleet
+    from policyd.services.break_even import Asked, compare, document
 
     _check(model, requests_per_hour, hourly, workload, picture)
     settings = settings_of(config, fleet=fleet, policies=policies, engine=engine, facts=facts)
     loaded = load_fleet(fleet_path(settings))
-    keep = _filter(loaded, pool or [])
-    permitted: set[str] | None = None
+    request = permitted = None
     if workload is not None:
         from policyd.cli.workload_files import read_request
 
         request = read_request(workload)
-        normalised, permitted = _permitted(settings, request)
-        known_workload = normalised.workload
-        if model not in (None, known_workload.model):
-            raise typer.BadParameter(f"the workload asks for {known_workload.model}, not {model}")
-        model = known_workload.model
-        figures = _figures(requests_per_hour, hourly, request, known_workload.requests_per_hour)
-        input_tokens = known_workload.input_tokens if input_tokens is None else input_tokens
-        output_tokens = known_workload.max_output_tokens if output_tokens is None else output_tokens
-    else:
-        figures = _figures(requests_per_hour, hourly, None, 0)
-    name = known(loaded.models, model or "", "model", "model").name
-    traffic = traffic_of(
-        figures,
-        FALLBACK["input_tokens"] if input_tokens is None else input_tokens,
-        FALLBACK["max_output_tokens"] if output_tokens is None else output_tokens,
+        permitted = _permitted(settings, request)
+    asked = Asked(
+        model,
+        _figures(requests_per_hour, hourly, request),
+        input_tokens,
+        output_tokens,
+        tuple(pool or ()),
+        elastic=elastic,
     )
-    lines, unpriced = lines_of(
-        loaded, name, lambda pool: keep(pool) and (permitted is None or pool.id in permitted), elastic=elastic
-    )
-    report = compare(name, lines, unpriced, traffic, top_rate=max(TOP_RATE, 10 * traffic.week_requests // 168))
+    report = compare(loaded, asked, permitted)
     if picture is not None:
         _draw_picture(picture, report, loaded)
     emit(document(report, loaded), output, lambda console: _draw(report, loaded, limit, console))
@@ -120,32 +104,15 @@ def _check(
         )
 
 
-def _filter(fleet: Fleet, patterns: list[str]) -> Any:
-    """Whether a pool is like one of the patterns; a pattern that is like no pool is a mistake."""
-    from fnmatch import fnmatchcase
-
-    from policyd.core.normalise import nearest
-    from policyd.errors import UnknownName
-
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in fleet.pools):
-            raise UnknownName(f"no pool is like {pattern!r}{nearest(pattern, fleet.pools)}")
-
-    def kept(pool: Pool) -> bool:
-        return not patterns or any(fnmatchcase(pool.id, pattern) for pattern in patterns)
-
-    return kept
-
-
-def _figures(rate: int | None, hourly: Path | None, request: DecisionRequest | None, otherwise: int) -> list[int]:
-    """The rates: the flag's, the file's, or those of the workload."""
+def _figures(rate: int | None, hourly: Path | None, request: DecisionRequest | None) -> list[int] | None:
+    """The rates: the flag's, the file's, or those of the workload; None: its mean rate."""
     if rate is not None:
         return [rate]
     if hourly is not None:
         return _read_hourly(hourly)
     if request is not None and request.workload.demand.hourly is not None:
         return list(request.workload.demand.hourly)
-    return [otherwise]
+    return None
 
 
 def _read_hourly(path: Path) -> list[int]:
@@ -177,24 +144,22 @@ def _read_hourly(path: Path) -> list[int]:
     return [int(word) for _, word in words]
 
 
-def _permitted(settings: Settings, request: DecisionRequest) -> tuple[Normalised, set[str]]:
+def _permitted(settings: Settings, request: DecisionRequest) -> Permitted:
     """The workload as normalised, and the pools that policies and entitlements permit to it. Nothing is recorded."""
     import asyncio
     from tempfile import TemporaryDirectory
 
     from policyd.bootstrap import running
-    from policyd.errors import RequestError
+    from policyd.services.break_even import Permitted
     from policyd.services.clock import now_us
     from policyd.services.frames import Frames
 
-    async def asked(scratch: str) -> tuple[Normalised, set[str]]:
+    async def asked(scratch: str) -> Permitted:
         async with running(settings.model_copy(update={"data_dir": Path(scratch)})) as parts:
             snapshot, (facts, _) = parts.snapshot, parts.facts.current()
             framed = Frames().place(snapshot, request.workload, parts.principal, facts, now_us())
             sheet = await parts.book.make(snapshot, framed.key, framed.normalised, framed.document(snapshot))
-        if not sheet.rows:
-            raise RequestError("the policies permit no pool to this workload", remedy="`policyd decide` says why")
-        return framed.normalised, {row.pool for row in sheet.rows}
+        return Permitted.by(framed.normalised.workload, sheet)
 
     with TemporaryDirectory(prefix="policyd-break-even-") as scratch:
         return asyncio.run(asked(scratch))
@@ -210,70 +175,6 @@ def _draw_picture(path: Path, report: Report, fleet: Fleet) -> None:
     except OSError as error:
         raise RequestError(f"{path} cannot be written: {error.strerror}", remedy="name another file") from None
     say(f"drew {path}")
-
-
-def document(report: Report, fleet: Fleet) -> dict[str, Any]:
-    """The report as JSON values. Rates are mean requests per hour; None of a cost: too few GPUs."""
-    traffic = report.traffic
-    return {
-        "model": report.model,
-        "traffic": {
-            "requests_per_week": traffic.week_requests,
-            "peak_requests_per_hour": traffic.peak,
-            "input_tokens": traffic.input_tokens,
-            "output_tokens": traffic.output_tokens,
-        },
-        "hours_per_month": 730,
-        "compared_up_to_requests_per_hour": report.top_rate,
-        "pools": [_standing_json(entry) for entry in report.standings],
-        "crossings": [_crossing_json(crossing) for crossing in report.crossings],
-        "cheapest": [_range_json(found) for found in report.ranges],
-        "cheapest_with_paid_hardware": [_range_json(found) for found in report.ranges_paid],
-        "unpriced": [{"pool": pool.pool, "kind": pool.kind, "missing": pool.missing} for pool in report.unpriced],
-        "fleet": {"commit": fleet.commit, "digest": fleet.digest},
-    }
-
-
-def _standing_json(entry: Standing) -> dict[str, Any]:
-    line = entry.line
-    return {
-        "pool": line.pool,
-        "kind": line.kind,
-        "basis": line.basis,
-        "elastic": line.elastic,
-        "micro_usd_per_month": entry.month_micro_usd,
-        "micro_usd_per_request": entry.request_micro_usd,
-        "micro_usd_per_million_tokens": entry.micro_usd_per_million_tokens,
-        "utilisation_ppm": entry.utilisation_ppm,
-        "replicas": entry.replicas,
-        "gpus": entry.gpus,
-        "requests_per_hour_max": entry.rate_max,
-        "price_status": line.pricing.status,
-        "price_source": line.pricing.source,
-        "price_checked": line.pricing.checked,
-    }
-
-
-def _crossing_json(crossing: Crossing) -> dict[str, Any]:
-    return {
-        "cheaper": {"pool": crossing.cheaper.pool, "basis": crossing.cheaper.basis},
-        "dearer": {"pool": crossing.dearer.pool, "basis": crossing.dearer.basis},
-        "from_requests_per_hour": crossing.from_rate,
-        "for_good_from_requests_per_hour": crossing.for_good_rate,
-        "until_requests_per_hour": crossing.until_rate,
-        "utilisation_of": crossing.utilised.pool if crossing.utilised else None,
-        "utilisation_ppm": crossing.utilisation_ppm,
-    }
-
-
-def _range_json(found: Range) -> dict[str, Any]:
-    return {
-        "from_requests_per_hour": found.from_rate,
-        "to_requests_per_hour": found.to_rate,
-        "pool": found.line.pool if found.line else None,
-        "kind": found.line.kind if found.line else None,
-        "basis": found.line.basis if found.line else None,
-    }
 
 
 def _draw(report: Report, fleet: Fleet, limit: int, console: Console) -> None:

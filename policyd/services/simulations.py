@@ -22,7 +22,7 @@ from typing import Final
 from policyd.core.fleet import Fleet
 from policyd.core.normalise import known
 from policyd.core.principal import Principal
-from policyd.core.snapshot import Snapshot
+from policyd.core.snapshot import Permits, Snapshot
 from policyd.core.workload import DecisionRequest
 from policyd.errors import Forbidden, Overloaded, TimedOut
 from policyd.ports import PolicyTree
@@ -193,11 +193,7 @@ def _check_visible(today: Snapshot, fleet: Fleet, overrides: Overrides, principa
     tenants = [
         name for name in today.fleet.tenants if principal.permitted_somewhere(entitled, "decisions", "simulate", name)
     ]
-    groups = {
-        group
-        for group in {pool.group for pool in fleet.pools.values()}
-        if any(entitled.permits(f"tenant:{tenant}", tenant, group, "view") for tenant in tenants)
-    }
+    groups = visible_groups(entitled, fleet, tenants)
     pools = {name: pool for name, pool in fleet.pools.items() if pool.group in groups}
     providers = {pool.provider: pool for pool in pools.values()}
     for name in overrides.without_providers:
@@ -205,3 +201,12 @@ def _check_visible(today: Snapshot, fleet: Fleet, overrides: Overrides, principa
     for where, names in (("without_pools", overrides.without_pools), ("price_percent", tuple(overrides.price_percent))):
         for name in names:
             known(pools, name, "pool", f"overrides.{where}")
+
+
+def visible_groups(entitled: Permits, fleet: Fleet, tenants: Sequence[str]) -> frozenset[str]:
+    """The groups of pools that at least one of these tenants may see."""
+    return frozenset(
+        group
+        for group in {pool.group for pool in fleet.pools.values()}
+        if any(entitled.permits(f"tenant:{tenant}", tenant, group, "view") for tenant in tenants)
+    )

@@ -26,6 +26,7 @@ ROUTES = {
     ("post", "/access/v1/search/resource"),
     ("get", "/.well-known/authzen-configuration"),
     ("post", "/v1/simulations"),
+    ("post", "/v1/break-even"),
     ("get", "/metrics"),
     ("get", "/livez"),
     ("get", "/readyz"),
