@@ -90,6 +90,15 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
+class Within:
+    """A part of the log that somebody may read: a tenant, in these projects and environments; None is every one."""
+
+    tenant: str
+    projects: frozenset[str] | None = None
+    environments: frozenset[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
     """Part of a search. ``next`` continues it, and is None at the end."""
 
@@ -104,9 +113,11 @@ def search(
     limit: int = LIMIT_DEFAULT,
     *,
     kinds: Sequence[Kind] = DECISION_KINDS,
+    within: Sequence[Within] | None = None,
 ) -> Page:
     """The newest ``limit`` entries of ``kinds`` that match every filter, or those after ``cursor``.
 
+    ``within`` limits them to parts of the log; entries of no tenant are in none, and None is the whole log.
     Raises ``QueryInvalid`` naming the filter at fault, and ``LogCorrupt`` when a found record is damaged.
     """
     _check_filters(filters)
@@ -118,8 +129,11 @@ def search(
     if cursor is not None:
         conditions.append(tuple_(ENTRY.c.time_us, ENTRY.c.index) < tuple_(*_position(cursor, binding)))
     matching = _word_conditions(connection, filters)
-    if matching is None:
+    allowed = _within_condition(connection, within) if within is not None else None
+    if matching is None or (within is not None and allowed is None):
         return Page((), None)
+    if allowed is not None:
+        conditions.append(allowed)
     query = _RECORD.where(*conditions, *matching).order_by(ENTRY.c.time_us.desc(), ENTRY.c.index.desc())
     rows = connection.execute(query.limit(limit + 1)).all()
     items = tuple(_record(row) for row in rows[:limit])
@@ -187,6 +201,24 @@ def _word_conditions(connection: Connection, filters: Mapping[str, str]) -> list
             return None
         conditions.append(_word_condition(name, number))
     return conditions
+
+
+def _within_condition(connection: Connection, within: Sequence[Within]) -> ColumnElement[bool] | None:
+    """What is in one of the parts; None when nothing of the log can be."""
+    words = {part.tenant for part in within}
+    for part in within:
+        words |= (part.projects or frozenset()) | (part.environments or frozenset())
+    numbers = numbers_of(connection, sorted(words))
+    ways: list[ColumnElement[bool]] = []
+    for part in within:
+        if part.tenant not in numbers:
+            continue
+        conditions: list[ColumnElement[bool]] = [ENTRY.c.tenant == numbers[part.tenant]]
+        for column, names in ((ENTRY.c.project, part.projects), (ENTRY.c.environment, part.environments)):
+            if names is not None:
+                conditions.append(column.in_([numbers[name] for name in sorted(names) if name in numbers]))
+        ways.append(and_(*conditions))
+    return or_(*ways) if ways else None
 
 
 def _word_condition(name: str, number: int) -> ColumnElement[bool]:

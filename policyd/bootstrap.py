@@ -7,8 +7,9 @@ locked before anything is written; nothing is served before both revisions are i
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,27 +17,34 @@ from typing import Final
 
 from connectors.otel_signals import exported_signals, switched_off
 from connectors.static import DeclaredFacts, StaticFacts
+from policyd.api.callers import Callers
 from policyd.core.fleet import Fleet
-from policyd.core.principal import LOCAL, Principal
+from policyd.core.principal import LOCAL, Grant, GrantDocument, Principal
 from policyd.core.snapshot import Snapshot
 from policyd.engines.embedded import EmbeddedEngine
 from policyd.engines.entitlements import CasbinEntitlements
 from policyd.errors import ConfigError
+from policyd.identity.credentials import Authenticator, Certificates, Claims
+from policyd.identity.limits import Limiter
+from policyd.identity.tokens import TokenFile
 from policyd.ports import Engine, Entitlements, FactSource
 from policyd.revisions.fleet_files import load_fleet
 from policyd.revisions.policy_files import load_policy_tree
 from policyd.services.activation import Activation
+from policyd.services.clock import now_us
 from policyd.services.commit import CommitLimits, Committer
 from policyd.services.data_directory import DataDirectory
 from policyd.services.decisions import DecisionService
 from policyd.services.facts_holder import FactsHolder
 from policyd.services.log_reader import LogReader
 from policyd.services.readings import observe_parts
+from policyd.services.refusals import Refusals, ended
 from policyd.services.sheets import SheetBook, SheetLimits
 from policyd.services.simulations import SimulationLimits, Simulations
-from policyd.settings import EngineSettings, Settings
+from policyd.settings import AuthSettings, EngineSettings, OidcSettings, Settings
 from policyd.telemetry import Exposition, Telemetry
 
+_log: Final = logging.getLogger(__name__)
 _PACKAGE: Final = Path(__file__).resolve().parent
 
 
@@ -55,7 +63,9 @@ class Running:
     decisions: DecisionService
     telemetry: Telemetry
     simulations: Simulations
+    callers: Callers
     principal: Principal = LOCAL
+    """Who acts on the command line, beside no server."""
 
     @property
     def snapshot(self) -> Snapshot:
@@ -181,8 +191,29 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         simulations = Simulations(activation, facts, book, settings.simulation.trees, _simulation_limits(settings))
         refresher = asyncio.create_task(facts.keep_fresh())
         stack.push_async_callback(_cancel, refresher)
+        refusals = Refusals(committer, settings.limits.refusals_interval_ms)
+        flushing = asyncio.create_task(refusals.keep_flushing())
+        stack.push_async_callback(ended, flushing, refusals)
+        authenticator, tokens = make_authenticator(settings.auth)
+        if tokens is not None:
+            watching = asyncio.create_task(_keep_tokens(tokens, settings.auth.refresh_ms))
+            stack.push_async_callback(_cancel, watching)
+        limits = settings.limits
+        limiter = Limiter(limits.in_flight_max, limits.requests_per_s, limits.requests_burst)
+        callers = Callers(authenticator, limiter, refusals)
         yield Running(
-            settings, directory, engine, activation, book, facts, committer, reader, decisions, telemetry, simulations
+            settings,
+            directory,
+            engine,
+            activation,
+            book,
+            facts,
+            committer,
+            reader,
+            decisions,
+            telemetry,
+            simulations,
+            callers,
         )
 
 
@@ -199,6 +230,56 @@ async def _start_telemetry(settings: Settings, stack: AsyncExitStack) -> Telemet
         exports = Exports(telemetry, signals)
         stack.push_async_callback(asyncio.to_thread, exports.close)
     return telemetry
+
+
+def make_authenticator(settings: AuthSettings) -> tuple[Authenticator | None, TokenFile | None]:
+    """What proves who asks, and the file of tokens behind it. None when nothing is set up: loopback only.
+
+    Raises ``ConfigError`` when the tokens cannot be read.
+    """
+    if not settings.configured:
+        return None, None
+    tokens = TokenFile(settings.tokens_file, now_us) if settings.tokens_file is not None else None
+    if tokens is not None:
+        tokens.refresh()
+    certificates = {name: _grants(grants) for name, grants in settings.certificates.items()}
+    return Authenticator(tokens, _claims(settings.oidc), Certificates(certificates) if certificates else None), tokens
+
+
+def _claims(oidc: OidcSettings | None) -> Claims | None:
+    if oidc is None:
+        return None
+    # Imported here because signatures and an HTTP client take a fifth of a second that most commands do without.
+    from policyd.identity.claims import ClaimRules, IssuerClaims
+    from policyd.identity.keys import IssuerKeys, KeyTimes
+
+    rules = ClaimRules(
+        issuer=oidc.issuer,
+        audience=oidc.audience,
+        groups={name: _grants(grants) for name, grants in oidc.groups.items()},
+        algorithms=oidc.algorithms,
+        subject_claim=oidc.subject_claim,
+        groups_claim=oidc.groups_claim,
+        leeway_s=oidc.leeway_s,
+    )
+    times = KeyTimes(oidc.jwks_refresh_ms, oidc.jwks_max_age_ms, timeout_ms=oidc.jwks_timeout_ms)
+    return IssuerClaims(rules, IssuerKeys(oidc.jwks_url, times))
+
+
+def _grants(written: Iterable[GrantDocument]) -> tuple[Grant, ...]:
+    return tuple(document.grant() for document in written)
+
+
+async def _keep_tokens(tokens: TokenFile, refresh_ms: int) -> None:
+    """Read the file of tokens again whenever it changes; a broken one leaves the last good one in force."""
+    while True:
+        await asyncio.sleep(refresh_ms / 1_000)
+        before = tokens.fault
+        try:
+            await asyncio.to_thread(tokens.refresh)
+        except ConfigError as error:
+            if error.detail != before:
+                _log.error("the last good tokens stay in force: %s", error.detail)
 
 
 def _sheet_limits(settings: EngineSettings) -> SheetLimits:

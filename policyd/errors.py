@@ -8,7 +8,10 @@
     │   ├── WrongMediaType     the body is not called JSON                             415, exit 2
     │   ├── WrongMethod        the path exists and does not answer this method         405, exit 2
     │   ├── Loosens            the request asks for less protection than its floor     403, exit 1
+    │   ├── WrongHost          without authentication, a name that is not loopback     421, exit 1
     │   └── Forbidden          the identity may not act in that scope                  403, exit 1
+    ├── Unauthenticated        nobody is proved to ask                                 401, exit 1
+    ├── LimitReached           one principal asks more than it may                     429, exit 1
     ├── NotFound               no such decision, pool, revision                        404, exit 1
     ├── ConfigError            settings that do not load                               500, exit 2
     ├── RevisionError          a policy or fleet tree that may not go live             422, exit 1
@@ -131,11 +134,45 @@ class Forbidden(RequestError):
     remedy = "act in a tenant, project and environment that the identity is permitted in"
 
 
+class WrongHost(RequestError):
+    code = "identity.host"
+    http_status = 421
+    exit_code = 1
+    title = "The request names another host"
+    remedy = "ask by 127.0.0.1 or localhost, or set up authentication to serve under another name"
+
+
+class Unauthenticated(PolicydError):
+    code = "identity.unauthenticated"
+    http_status = 401
+    title = "It is not known who asks"
+    remedy = "send a token that is in force: `Authorization: Bearer …`, or a client certificate"
+
+
+class LimitReached(PolicydError):
+    code = "identity.limit"
+    http_status = 429
+    title = "This identity asks more than it may"
+    remedy = "ask more slowly; the limits are settings below `limits`"
+
+
 class NotFound(PolicydError):
     code = "not_found"
     http_status = 404
     title = "There is no such thing"
     remedy = "check the identifier; list what exists first"
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        findings: Sequence[Finding] = (),
+        remedy: str | None = None,
+        truth: str | None = None,
+    ) -> None:
+        """``truth`` says that it exists and is not for this caller, who is told the same; it is for the log alone."""
+        super().__init__(detail, findings=findings, remedy=remedy)
+        self.truth = truth
 
 
 class ConfigError(PolicydError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 
 from policyd.api import problems
 from policyd.api.authzen import authzen_router
@@ -29,6 +29,7 @@ from policyd.api.openapi_simulations import SIMULATION_SHOWN
 from policyd.api.parts import Parts
 from policyd.api.simulations import SimulationRequest, simulation_router
 from policyd.api.tracing import Admitted, Followed
+from policyd.errors import PolicydError
 
 _SHOWN: Final = (
     *AUTHZEN_SHOWN,
@@ -61,12 +62,16 @@ def create_app(running: Parts) -> FastAPI:
     ]
     for router in routers:
         app.include_router(router)
-    problems.install(app, routers)
+
+    async def refuse(request: Request, error: PolicydError) -> None:
+        await running.callers.refused(request.scope, error)
+
+    problems.install(app, routers, refuse)
     app.add_middleware(DirectDecision, parts=running)
     tracing = running.telemetry.tracing
     if tracing is not None:
         app.add_middleware(Admitted)
-    app.add_middleware(Gate, limits=running.settings.api, principal=running.principal, telemetry=running.telemetry)
+    app.add_middleware(Gate, limits=running.settings.api, callers=running.callers, telemetry=running.telemetry)
     if tracing is not None:
         app.add_middleware(Followed, tracing=tracing)
 

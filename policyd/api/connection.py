@@ -18,7 +18,9 @@ from typing import Any, Final, cast
 import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from policyd.api.callers import CERTIFICATE_KEY
 from policyd.api.problems import problem_headers, problem_json
+from policyd.api.tls import certificate_names
 from policyd.errors import HeadersTooLarge, PolicydError, RequestError
 from policyd.services.clock import now_us, uuid7
 from policyd.telemetry import Telemetry
@@ -39,12 +41,14 @@ class GuardedConnection(HttpToolsProtocol):
         self._in_body = False
         self._head_timer: asyncio.TimerHandle | None = None
         self._refusal: PolicydError | None = None
+        self._certificate_names: tuple[str, ...] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         """Start the time for the first head."""
         super().connection_made(transport)
         # An answer is handed over in pieces: the first must not wait until the kernel has taken it.
         transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
+        self._certificate_names = certificate_names(transport.get_extra_info("ssl_object"))
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -78,6 +82,7 @@ class GuardedConnection(HttpToolsProtocol):
         if length > HEAD_MAX_BYTES:
             self._refusal = _too_long()
             raise ValueError("the head is too long")
+        self.scope[CERTIFICATE_KEY] = self._certificate_names  # type: ignore[typeddict-unknown-key]  # ours, for the gate
         super().on_headers_complete()
         self._fruitful = self._in_body = True
         self._stop_timer()

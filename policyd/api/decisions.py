@@ -15,7 +15,7 @@ from fastapi.responses import PlainTextResponse, Response
 
 from audit.query import FILTERS, Record
 from policyd.api.bodies import read_json
-from policyd.api.callers import principal_of
+from policyd.api.callers import principal_of, readable, require_readable
 from policyd.api.openapi import DECIDE, EXPLANATION, RECORD, SEARCH
 from policyd.api.parts import Parts
 from policyd.api.problems import request_id_of
@@ -34,12 +34,19 @@ def decision_router(parts: Parts) -> APIRouter:
     router = APIRouter(prefix="/v1/decisions", tags=["decisions"])
     router.post("", summary="Decide on which pools a workload may run", **DECIDE)(decide_endpoint(parts))
 
+    async def replay_for(request: Request, id: str) -> Replayed:
+        """The decision of that id, when the caller may read it; else it does not exist."""
+        replayed = await replay(parts.reader, parts.committer.origin, id)
+        require_readable(principal_of(request), parts.snapshot, id, replayed.body)
+        return replayed
+
     @router.get("", summary="Search the log of decisions", **SEARCH)
     async def search(request: Request) -> Response:
         """Decisions, refused requests and errors that match every filter, newest first."""
         filters = parameters(request, (*FILTERS, "cursor", "limit"))
         limit = limit_of(filters, SEARCH_LIMIT_DEFAULT)
-        page = await parts.reader.search(filters, filters.pop("cursor", None), limit)
+        within = readable(principal_of(request), parts.snapshot)
+        page = await parts.reader.search(filters, filters.pop("cursor", None), limit, within=within)
         items = [record_json(record, parts.committer.origin) for record in page.items]
         return _json({"items": items, "next": page.next})
 
@@ -47,14 +54,14 @@ def decision_router(parts: Parts) -> APIRouter:
     async def record(id: str, request: Request) -> Response:
         """The answer as it was given, with who asked; of a request that brought no decision, what was recorded."""
         parameters(request, ())
-        replayed = await replay(parts.reader, parts.committer.origin, id)
+        replayed = await replay_for(request, id)
         return _json(replayed_json(replayed), decision_id=id)
 
     @router.get("/{id}/explanation", summary="A decision explained to a person", **EXPLANATION)
     async def explanation(id: str, request: Request) -> Response:
         """The ranked table, every refused pool with rule, place and remedy, and what the refusals cost."""
         as_text = wants_text(request)
-        explained = explanation_json(await replay(parts.reader, parts.committer.origin, id))
+        explained = explanation_json(await replay_for(request, id))
         if not as_text:
             return _json(explained, decision_id=id)
         headers = {"X-Policyd-Decision-Id": id, **_NO_STORE, "Vary": "Accept"}
@@ -95,7 +102,7 @@ def record_json(record: Record, origin: str) -> dict[str, Any]:
 
 def replayed_json(replayed: Replayed) -> dict[str, Any]:
     """A record as it was answered, with who asked."""
-    told = {"principal": replayed.body["principal"], "request_id": replayed.body["request_id"]}
+    told = {"principal": replayed.body["principal"], "request_id": replayed.body.get("request_id")}
     return {"kind": replayed.record.kind, **replayed.to_json(), **told}
 
 

@@ -1,22 +1,27 @@
 """The fleet as decided on: pools, models, and the revision itself.
 
-Rules: what is shown is the live snapshot's fleet, whole; a fact that nobody declared is null, not left out; an answer
+Rules: what is shown is the live snapshot's fleet, as far as the caller may see it: its tenants, their data sources, and
+the pools that they see; a fact that nobody declared is null, not left out; an answer
 is named by the revision's digest (``ETag``), so that asking again costs nothing until the fleet changes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from policyd.api.callers import principal_of, require_somewhere
 from policyd.api.openapi import FLEET, MODELS, POOL, POOLS
 from policyd.api.parts import Parts
 from policyd.api.queries import cursor_at, limit_of, parameters, position_of
 from policyd.core.fleet import Fleet, Model, ModelVersion, Tenant
+from policyd.core.snapshot import Snapshot
 from policyd.documents import nearest
 from policyd.errors import NotFound
 
@@ -28,34 +33,81 @@ def fleet_router(parts: Parts) -> APIRouter:
 
     @router.get("/pools", summary="The pools of the fleet", **POOLS)
     async def pools(request: Request) -> Response:
-        """Every pool with its declared facts, in order of id."""
-        fleet = parts.snapshot.fleet
-        return _page(request, fleet, "pools", encoded_pools.of(fleet))
+        """Every pool that the caller may see, with its declared facts, in order of id."""
+        view = view_of(request, parts.snapshot)
+        items = [
+            item
+            for pool, item in zip(view.fleet.pools.values(), encoded_pools.of(view.fleet), strict=True)
+            if view.shows(pool.group)
+        ]
+        return _page(request, view, "pools", items)
 
     @router.get("/pools/{id:path}", summary="One pool", **POOL)
     async def pool(id: str, request: Request) -> Response:
         """One pool with its declared facts."""
         parameters(request, ())
-        fleet = parts.snapshot.fleet
-        found = fleet.pools.get(id)
+        view = view_of(request, parts.snapshot)
+        found, known = (
+            view.fleet.pools.get(id),
+            [pool.id for pool in view.fleet.pools.values() if view.shows(pool.group)],
+        )
+        detail = f"there is no pool {id[:200]!r}{_hint(id, known)}"
         if found is None:
-            raise NotFound(f"there is no pool {id[:200]!r}{_hint(id, list(fleet.pools))}")
-        return _answer(request, fleet, {**found.model_dump(mode="json"), "fleet": revision(fleet)})
+            raise NotFound(detail)
+        if not view.shows(found.group):
+            raise NotFound(detail, truth=f"the pool {id!r} was asked for")
+        return _answer(request, view, {**found.model_dump(mode="json"), "fleet": revision(view.fleet)})
 
     @router.get("/models", summary="The models of the registry", **MODELS)
     async def models(request: Request) -> Response:
         """Every version of every model: one item each, newest version first."""
-        fleet = parts.snapshot.fleet
-        return _page(request, fleet, "models", encoded_models.of(fleet))
+        view = view_of(request, parts.snapshot)
+        return _page(request, view, "models", encoded_models.of(view.fleet))
 
     @router.get("/fleet", summary="The fleet revision in force", **FLEET)
     async def whole(request: Request) -> Response:
         """Commit and digest of the revision, its tenants, models, SLA classes and data sources."""
         parameters(request, ())
-        fleet = parts.snapshot.fleet
-        return _answer(request, fleet, fleet_json(fleet))
+        view = view_of(request, parts.snapshot)
+        return _answer(request, view, fleet_json(view))
 
     return router
+
+
+@dataclass(frozen=True)
+class View:
+    """The part of the fleet that a caller may see: some tenants, and the pools that these see (None is every pool)."""
+
+    fleet: Fleet
+    tenants: tuple[str, ...]
+    groups: frozenset[str] | None
+
+    def shows(self, group: str) -> bool:
+        """Whether pools of that group are seen."""
+        return self.groups is None or group in self.groups
+
+    @property
+    def etag(self) -> str:
+        """The revision, and what of it is seen."""
+        if self.groups is None and len(self.tenants) == len(self.fleet.tenants):
+            return f'"{self.fleet.digest}"'
+        seen = orjson.dumps([self.tenants, sorted(self.groups or ())])
+        return f'"{self.fleet.digest}.{sha256(seen).hexdigest()[:16]}"'
+
+
+def view_of(request: Request, snapshot: Snapshot) -> View:
+    """What the caller of a request may see. Raises ``Forbidden`` when it may read the fleet for no tenant."""
+    principal, fleet = principal_of(request), snapshot.fleet
+    tenants = tuple(require_somewhere(principal, snapshot, "fleet", "read"))
+    if principal.tenants is None and len(tenants) == len(fleet.tenants):
+        return View(fleet, tenants, None)
+    permits = snapshot.entitlements.permits
+    groups = {pool.group for pool in fleet.pools.values()}
+    return View(
+        fleet,
+        tenants,
+        frozenset(g for g in groups if any(permits(f"tenant:{name}", name, g, "view") for name in tenants)),
+    )
 
 
 def revision(fleet: Fleet) -> dict[str, str | None]:
@@ -96,16 +148,20 @@ def _model_json(model: Model, version: ModelVersion) -> dict[str, Any]:
     return {"name": model.name, **written, **model.model_dump(mode="json", exclude={"name", "versions"})}
 
 
-def fleet_json(fleet: Fleet) -> dict[str, Any]:
-    """The revision and the names that a request may use."""
-    document = fleet.document
+def fleet_json(view: View) -> dict[str, Any]:
+    """The revision and the names that the caller's requests may use."""
+    fleet, document = view.fleet, view.fleet.document
+    used = {name for tenant in view.tenants for project in fleet.tenants[tenant].projects for name in project.sources}
+    every = len(view.tenants) == len(fleet.tenants)
     return {
         **revision(fleet),
-        "pools_total": len(fleet.pools),
-        "tenants": [_tenant_json(fleet.tenants[name]) for name in sorted(fleet.tenants)],
+        "pools_total": sum(view.shows(pool.group) for pool in fleet.pools.values()),
+        "tenants": [_tenant_json(fleet.tenants[name]) for name in view.tenants],
         "models": sorted(fleet.models),
         "sla_classes": [sla.model_dump(mode="json") for sla in document.sla_classes],
-        "data_sources": [source.model_dump(mode="json") for source in document.data_sources],
+        "data_sources": [
+            source.model_dump(mode="json") for source in document.data_sources if every or source.name in used
+        ],
         "classification_map": {word: meant.value for word, meant in sorted(document.classification_map.items())},
         "place_groups": {name: sorted(members) for name, members in sorted(fleet.groups.items())},
     }
@@ -116,19 +172,19 @@ def _tenant_json(tenant: Tenant) -> dict[str, Any]:
     return tenant.model_dump(mode="json", include=kept)
 
 
-def _page(request: Request, fleet: Fleet, name: str, items: Items) -> Response:
+def _page(request: Request, view: View, name: str, items: Sequence[orjson.Fragment]) -> Response:
     found = parameters(request, ("cursor", "limit"))
     limit = limit_of(found)
-    bound_to = f"{name} {fleet.digest[-32:]}"
+    bound_to = f"{name} {view.etag[-33:-1]}"
     start = position_of(found.get("cursor"), bound_to)
     end = start + limit
     following = cursor_at(bound_to, end) if end < len(items) else None
-    return _answer(request, fleet, {"items": items[start:end], "next": following, "fleet": revision(fleet)})
+    return _answer(request, view, {"items": items[start:end], "next": following, "fleet": revision(view.fleet)})
 
 
-def _answer(request: Request, fleet: Fleet, document: Any) -> Response:
-    etag = f'"{fleet.digest}"'
-    headers = {"ETag": etag, "Cache-Control": "no-cache"}
+def _answer(request: Request, view: View, document: Any) -> Response:
+    etag = view.etag
+    headers = {"ETag": etag, "Cache-Control": "private, no-cache", "Vary": "Authorization"}
     if etag_matches(request.headers.get("if-none-match", ""), etag):
         return Response(status_code=304, headers=headers)
     return Response(orjson.dumps(document), headers=headers, media_type="application/json")

@@ -1,8 +1,9 @@
 """The door of the HTTP surface: request ids, limits on work in progress, deadlines, and the last line against faults.
 
-Rules: plain ASGI, since every decision passes here; a request over the limit is refused before any work; a request
-that takes too long is an error and never an allow; whatever is raised below leaves as a problem document without a
-trace, or, when an answer has begun, as a closed connection.
+Rules: plain ASGI, since every decision passes here; a request over the limit is refused before any work; who asks is
+settled before any route, and what is not plainly open needs a proof; a request that takes too long is an error and
+never an allow; whatever is raised below leaves as a problem document without a trace, or, when an answer has begun, as
+a closed connection.
 """
 
 from __future__ import annotations
@@ -15,9 +16,8 @@ from typing import Final
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from policyd.api.callers import SCOPE_KEY
+from policyd.api.callers import ANONYMOUS, SCOPE_KEY, Callers
 from policyd.api.problems import CODE_KEY, problem
-from policyd.core.principal import Principal
 from policyd.errors import Overloaded, PolicydError, TimedOut
 from policyd.services.clock import now_us, uuid7
 from policyd.settings import ApiSettings
@@ -26,6 +26,9 @@ from policyd.telemetry import Telemetry
 _TOKEN: Final = re.compile(rb"[!-~]{1,128}")
 _UNLIMITED: Final = frozenset({"/livez", "/readyz", "/metrics"})
 """Paths that tell how the server is must answer when it is busy."""
+_OPEN: Final = frozenset({"/livez", "/readyz", "/openapi.json", "/.well-known/authzen-configuration"})
+_OPEN_BELOW: Final = "/docs/errors/"
+"""What everybody may ask: whether it lives, what it answers, and what its errors mean."""
 _NOSNIFF: Final = (b"x-content-type-options", b"nosniff")
 _log: Final = logging.getLogger(__name__)
 
@@ -33,9 +36,9 @@ _log: Final = logging.getLogger(__name__)
 class Gate:
     """ASGI middleware around the application."""
 
-    def __init__(self, app: ASGIApp, limits: ApiSettings, principal: Principal, telemetry: Telemetry) -> None:
+    def __init__(self, app: ASGIApp, limits: ApiSettings, callers: Callers, telemetry: Telemetry) -> None:
         self._app = app
-        self._principal = principal
+        self._callers = callers
         self._limits = limits
         self._timeout_s = limits.request_timeout_ms / 1_000
         self._telemetry = telemetry
@@ -49,9 +52,10 @@ class Gate:
             return
         request_id = request_id_from(scope)
         scope["policyd.request_id"] = request_id
-        scope[SCOPE_KEY] = self._principal
+        scope[SCOPE_KEY] = ANONYMOUS
         door = _Door(send, request_id)
-        limited = scope["path"] not in _UNLIMITED
+        path = scope["path"]
+        limited = path not in _UNLIMITED
         if limited and self.in_flight >= self._limits.in_flight_max:
             full = Overloaded(f"{self.in_flight} requests are in progress, the most that api.in_flight_max admits")
             scope[CODE_KEY] = full.code
@@ -70,13 +74,17 @@ class Gate:
     async def _pass(self, scope: Scope, receive: Receive, door: _Door) -> None:
         try:
             async with asyncio.timeout(self._timeout_s):
-                await self._app(scope, receive, door)
+                if is_open(scope["path"]):
+                    await self._app(scope, receive, door)
+                else:
+                    await self._for_principal(scope, receive, door)
             return
         except ClientDisconnect:
             return
         except TimeoutError:
             error: PolicydError = TimedOut(f"no answer within {self._limits.request_timeout_ms} ms")
         except PolicydError as raised:
+            await self._callers.refused(scope, raised)
             error = raised
         except Exception:
             _log.exception("request %s failed", door.request_id)
@@ -87,6 +95,20 @@ class Gate:
             door.closing = True
             scope[CODE_KEY] = error.code
             await problem(error, door.request_id)(scope, receive, door)
+
+    async def _for_principal(self, scope: Scope, receive: Receive, door: _Door) -> None:
+        principal = scope[SCOPE_KEY] = await self._callers.principal(scope)
+        limiter = self._callers.limiter
+        limiter.enter(principal.name)
+        try:
+            await self._app(scope, receive, door)
+        finally:
+            limiter.leave(principal.name)
+
+
+def is_open(path: str) -> bool:
+    """Whether everybody may ask that path, without saying who they are."""
+    return path in _OPEN or path.startswith(_OPEN_BELOW)
 
 
 class _Door:

@@ -22,6 +22,7 @@ from policyd.errors import PolicydError
 
 ENGINE_CACHE_MS: Final = 1_000
 ENGINE_TIMEOUT_MS: Final = 3_000
+WITHHELD: Final = "not ready; the server's log says why"
 _NO_STORE: Final = {"Cache-Control": "no-store"}
 
 
@@ -100,9 +101,12 @@ def health_router(readiness: Readiness) -> APIRouter:
     @router.get("/readyz", summary="Would a decision be answered now", **READY)
     async def ready(request: Request) -> Response:
         """200 when every part is ready, else 503; each part with the reason."""
+        # Whoever is not known here learns that a part is not ready; paths and addresses are for the operator's log.
+        told = readiness.parts.callers.authenticator is None
         reasons = await readiness.reasons()
         checks: list[dict[str, Any]] = [
-            {"name": name, "ok": reason is None, "reason": reason} for name, reason in reasons.items()
+            {"name": name, "ok": reason is None, "reason": reason if told else reason and WITHHELD}
+            for name, reason in reasons.items()
         ]
         ok = all(check["ok"] for check in checks)
         body = orjson.dumps({"ready": ok, "checks": checks})

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from policyd.core.principal import Principal
+from policyd.api.callers import Callers
 from policyd.core.snapshot import Snapshot
 from policyd.ports import Engine
 from policyd.services.commit import Committer
@@ -54,7 +54,7 @@ class Parts(Protocol):
     def simulations(self) -> Simulations: ...
 
     @property
-    def principal(self) -> Principal: ...
+    def callers(self) -> Callers: ...
 
     @property
     def snapshot(self) -> Snapshot:

@@ -7,7 +7,7 @@ path that this server answers; what went wrong inside is logged with the request
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -19,7 +19,18 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
-from policyd.errors import Finding, NotFound, Overloaded, PolicydError, RequestError, TimedOut, WrongMethod, all_errors
+from policyd.errors import (
+    Finding,
+    LimitReached,
+    NotFound,
+    Overloaded,
+    PolicydError,
+    RequestError,
+    TimedOut,
+    Unauthenticated,
+    WrongMethod,
+    all_errors,
+)
 
 PROBLEM_JSON: Final = "application/problem+json"
 CODE_KEY: Final = "policyd.problem"
@@ -53,8 +64,10 @@ def problem_json(error: PolicydError, request_id: str) -> dict[str, Any]:
 def problem_headers(error: PolicydError) -> dict[str, str]:
     """The headers that go with it."""
     headers = {"Content-Type": PROBLEM_JSON, "Cache-Control": "no-store"}
-    if isinstance(error, Overloaded | TimedOut):
+    if isinstance(error, Overloaded | TimedOut | LimitReached):
         headers["Retry-After"] = str(RETRY_AFTER_S)
+    if isinstance(error, Unauthenticated):
+        headers["WWW-Authenticate"] = 'Bearer realm="policyd"'
     if error.decision_id is not None:
         headers["X-Policyd-Decision-Id"] = error.decision_id
     return headers
@@ -85,12 +98,20 @@ def _answer(error: PolicydError, request: Request) -> Response:
     return problem(error, request_id_of(request))
 
 
-def install(app: FastAPI, routers: Sequence[APIRouter]) -> None:
-    """Answer every error that is raised below the gate with a problem document. ``routers`` are all that it answers."""
+Refuse = Callable[[Request, PolicydError], Awaitable[None]]
+"""Records that a principal was refused."""
+
+
+def install(app: FastAPI, routers: Sequence[APIRouter], refuse: Refuse) -> None:
+    """Answer every error that is raised below the gate with a problem document, and record what identity refused.
+
+    ``routers`` are all that it answers.
+    """
 
     async def policyd_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, PolicydError)
         request.scope[CODE_KEY] = error.code
+        await refuse(request, error)
         return logged_problem(error, request_id_of(request))
 
     async def framework_error(request: Request, error: Exception) -> Response:

@@ -21,6 +21,7 @@ import uvicorn
 from policyd.api.app import create_app
 from policyd.api.connection import GuardedConnection
 from policyd.api.parts import Parts
+from policyd.api.tls import TlsFiles
 from policyd.errors import ConfigError
 from policyd.settings import Settings
 
@@ -53,9 +54,10 @@ async def serve(
 
     Raises ``ConfigError`` when the address cannot be bound, and ``AuditError`` when it cannot be announced.
     """
+    tls = TlsFiles(settings.tls) if settings.tls.certificate_file is not None else None
     listener = listen(settings.host, settings.port)
     with listener:
-        address = address_of(listener)
+        address = address_of(listener, secure=tls is not None)
         app = create_app(running)
         config = uvicorn.Config(
             app,
@@ -70,6 +72,7 @@ async def serve(
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=settings.api.request_timeout_ms // 1_000 + 1,
             backlog=BACKLOG,
+            ssl_context_factory=(lambda config, default: tls.context) if tls is not None else None,
         )
 
         def started() -> None:
@@ -82,20 +85,28 @@ async def serve(
             app.state.readiness.draining = True
             server.should_exit = True
 
-        watching = asyncio.create_task(_watch(stop, end)) if stop is not None else None
+        watching = [asyncio.create_task(_watch(stop, end))] if stop is not None else []
+        if tls is not None:
+            watching.append(asyncio.create_task(_keep_fresh(tls, settings.auth.refresh_ms)))
         with _signals(end):
             try:
                 await server.serve([listener])
             finally:
-                if watching is not None:
-                    watching.cancel()
+                for task in watching:
+                    task.cancel()
                     with suppress(asyncio.CancelledError):
-                        await watching
+                        await task
 
 
 async def _watch(stop: asyncio.Event, end: Callable[[], None]) -> None:
     await stop.wait()
     end()
+
+
+async def _keep_fresh(tls: TlsFiles, refresh_ms: int) -> None:
+    while True:
+        await asyncio.sleep(refresh_ms / 1_000)
+        await asyncio.to_thread(tls.refresh)
 
 
 @contextmanager
@@ -133,10 +144,11 @@ def listen(host: str, port: int) -> socket.socket:
     return found
 
 
-def address_of(listener: socket.socket) -> str:
-    """``http://host:port`` of a bound socket."""
+def address_of(listener: socket.socket, *, secure: bool = False) -> str:
+    """``http://host:port`` of a bound socket, or ``https``."""
     host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"http://{host}:{port}"
+    scheme = "https" if secure else "http"
+    return f"{scheme}://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"{scheme}://{host}:{port}"
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -476,8 +476,9 @@ def draw_error(document: Mapping[str, Any], console: Console) -> None:
     facts = {
         "entry": f"{document['id']}  {document['time'][:19]}Z",
         "detail": document["detail"],
-        "asked by": f"{document['principal']}, request {document['request_id']}",
-        "asked": words.value(document["asked"]),
+        "asked by": document["principal"] + (f", request {asking}" if (asking := document.get("request_id")) else ""),
+        **({"asked": words.value(document["asked"])} if "asked" in document else {}),
+        **({"count": f"{document['count']} since {document['since']}"} if "count" in document else {}),
         "page": f"docs/errors/{document['code']}.md",
     }
     console.print(pairs(facts))

@@ -27,6 +27,7 @@ from policyd.cli import (
     serve,
     simulate,
     terminal,
+    token,
 )
 from policyd.errors import PolicydError
 
@@ -51,6 +52,7 @@ app.add_typer(fleet.app)
 app.add_typer(policy.app)
 app.add_typer(audit.app)
 app.add_typer(config.app)
+app.add_typer(token.app)
 
 
 def _print_version(asked: bool) -> None:

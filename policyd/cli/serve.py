@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def serve(
-    host: Annotated[str | None, typer.Option("--host", help="Address to listen on; loopback only.")] = None,
+    host: Annotated[str | None, typer.Option("--host", help="Address; loopback only without authentication.")] = None,
     port: Annotated[int | None, typer.Option("--port", min=0, max=65_535, help="Port; 0 takes a free one.")] = None,
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="API processes.")] = None,
     data_dir: DataDirFlag = None,
@@ -65,10 +65,22 @@ async def _serve(settings: Settings) -> None:
         say(
             f"policyd on {settings.data_dir}: policies {parts.snapshot.policies.digest[:19]}, "
             f"fleet {parts.snapshot.fleet.digest[:19]}, {parts.engine.name}",
-            f"no authentication is configured: whoever reaches this loopback address is {parts.principal.name!r}, who "
-            "decides, simulates and reads for every tenant, and never approves, activates or erases",
+            _who(settings, parts.principal.name),
         )
         await server.serve(parts, settings, _ready)
+
+
+def _who(settings: Settings, name: str) -> str:
+    """What a banner says of who may ask."""
+    auth = settings.auth
+    if not auth.configured:
+        return (
+            f"no authentication is configured: whoever reaches this loopback address is {name!r}, who decides, "
+            "simulates and reads for every tenant, and never approves, activates or erases"
+        )
+    kinds = {"tokens": auth.tokens_file, "signed claims": auth.oidc, "client certificates": auth.certificates}
+    plain = "" if settings.tls.certificate_file else "; without TLS, so let a proxy add it outside this machine"
+    return f"callers prove who they are by {', '.join(kind for kind, given in kinds.items() if given)}{plain}"
 
 
 def _ready(address: str) -> None:

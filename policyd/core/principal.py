@@ -12,7 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Annotated, Final, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:@/+-]{0,127}$")]
+"""The name of a role, tenant, project or token: what a row of Casbin may hold."""
 
 
 class Entitled(Protocol):
@@ -40,6 +45,26 @@ class Grant:
             self.tenant in (None, tenant)
             and (self.projects is None or project in self.projects)
             and (self.environments is None or environment in self.environments)
+        )
+
+
+class GrantDocument(BaseModel):
+    """A role in a scope; what is left out is not limited."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    role: Name = Field(description="a role that the rows of Casbin speak of")
+    tenant: Name | None = Field(None, description="the tenant; without it, every tenant")
+    projects: tuple[Name, ...] | None = Field(None, description="projects; without it, every project", min_length=1)
+    environments: tuple[Name, ...] | None = Field(None, description="environments; without it, all", min_length=1)
+
+    def grant(self) -> Grant:
+        """The grant."""
+        return Grant(
+            self.role,
+            self.tenant,
+            frozenset(self.projects) if self.projects is not None else None,
+            frozenset(self.environments) if self.environments is not None else None,
         )
 
 

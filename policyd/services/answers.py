@@ -17,6 +17,7 @@ from audit.record import Blob, Entry, Search, Term, digest, encode
 from policyd.core.decide import Decision, obligation_names, obligations_json, ranked_json, rejected_json
 from policyd.core.facts import Facts
 from policyd.core.places import COUNTRIES
+from policyd.core.principal import Principal
 from policyd.core.sheet import Sheet
 from policyd.core.snapshot import Snapshot
 from policyd.core.workload import DecisionOptions, Workload
@@ -249,7 +250,7 @@ def error_entry(
     *,
     id: str,
     time_us: int,
-    principal: str,
+    principal: Principal,
     request_id: str,
     asked: Mapping[str, Any],
     error: PolicydError,
@@ -258,13 +259,19 @@ def error_entry(
 ) -> Entry:
     """The log entry of a request that brought no decision: what was asked, by whom, and the error's code."""
     kind: Any = "refusal" if error.http_status < 500 else "error"
+    # A tenant that the caller only claims would put the entry before the eyes of that tenant's auditors.
+    names, own = asked.get("workload", {}), principal.tenants
+    claimed = names.get("tenant")
+    tenant = claimed if own is None or claimed in own else None
+    scope = _scope(workload) if workload else {"tenant": tenant, "model": names.get("model")}
     body = {
         "v": RECORD_VERSION,
         "kind": kind,
         "id": id,
         "time": rfc3339(time_us),
-        "principal": principal,
+        "principal": principal.name,
         "request_id": request_id,
+        "scope": [scope["tenant"], scope.get("project"), scope.get("environment")] if scope["tenant"] else None,
         "asked": _asked_record(asked),
         "outcome": "error",
         "code": error.code,
@@ -272,11 +279,9 @@ def error_entry(
         "policy": [snapshot.policies.commit, snapshot.policies.digest] if snapshot else None,
         "fleet": [snapshot.fleet.commit, snapshot.fleet.digest] if snapshot else None,
     }
-    names = asked.get("workload", {})
-    scope = _scope(workload) if workload else {"tenant": names.get("tenant"), "model": names.get("model")}
     search = Search(
         **scope,
-        principal=principal,
+        principal=principal.name,
         outcome="error",
         denied_by=error.code,
         mode="enforce",

@@ -124,7 +124,7 @@ class DecisionService:
             self._permit(snapshot, principal, workload)
             stages.ended("normalise")
             known = self.book.find(snapshot, framed.key)
-            sheet = known or await self._make_sheet(snapshot, framed)
+            sheet = known or await self._make_sheet(snapshot, framed, principal.name)
             stages.ended("sheet", "found" if known else "made")
             made = Made(
                 id=decision_id,
@@ -176,7 +176,7 @@ class DecisionService:
         entry = error_entry(
             id=decision_id,
             time_us=time_us,
-            principal=principal.name,
+            principal=principal,
             request_id=request_id,
             asked=request.model_dump(mode="json", exclude_unset=True),
             error=error,
@@ -185,11 +185,13 @@ class DecisionService:
         )
         await self.log.submit(entry)
 
-    async def _make_sheet(self, snapshot: Snapshot, framed: Framed) -> Sheet:
+    async def _make_sheet(self, snapshot: Snapshot, framed: Framed, principal: str) -> Sheet:
         """The sheet of a new class; who waits for it longer than ``sheet_wait_ms`` gets an error, and it is made on."""
         try:
             async with asyncio.timeout(self.sheet_wait_ms / 1_000):
-                return await self.book.make(snapshot, framed.key, framed.normalised, framed.document(snapshot))
+                return await self.book.make(
+                    snapshot, framed.key, framed.normalised, framed.document(snapshot), principal
+                )
         except TimeoutError:
             raise TimedOut(
                 f"the policies gave no verdict for all pools within {self.sheet_wait_ms} ms",

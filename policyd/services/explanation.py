@@ -33,7 +33,7 @@ def explanation_json(replayed: Replayed) -> dict[str, Any]:
     told = {
         "kind": replayed.record.kind,
         "principal": replayed.body["principal"],
-        "request_id": replayed.body["request_id"],
+        "request_id": replayed.body.get("request_id"),
     }
     made = replayed.made
     if made is None:
@@ -165,7 +165,7 @@ def _evidence_lines(explained: Mapping[str, Any]) -> list[str]:
         f"  sheet     {explained['sheet']}",
         f"  facts     {facts}, {f'observed {observed_at}' if observed_at else 'as declared'}",
         f"  log       {audit['log']} entry {audit['index']}, leaf {audit['leaf_hash']}",
-        f"  request   {explained['request_id']}",
+        *([f"  request   {explained['request_id']}"] if explained["request_id"] else []),
     ]
 
 
@@ -177,13 +177,22 @@ def _error_text(explained: Mapping[str, Any]) -> str:
         "",
         f"  {explained['detail']}",
         "",
-        f"  asked     {orjson.dumps(explained['asked']).decode()}",
+        *_asked_or_counted(explained),
         f"  log       {audit['log']} entry {audit['index']}, leaf {audit['leaf_hash']}",
-        f"  request   {explained['request_id']}",
+        *([f"  request   {explained['request_id']}"] if explained["request_id"] else []),
         "",
         "Nothing was allowed.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _asked_or_counted(explained: Mapping[str, Any]) -> list[str]:
+    """What was asked, or how often the same was refused; a refusal at the door has neither."""
+    if "asked" in explained:
+        return [f"  asked     {orjson.dumps(explained['asked']).decode()}"]
+    if "count" in explained:
+        return [f"  count     {explained['count']} since {explained['since']}"]
+    return []
 
 
 def _pools(count: int) -> str:

@@ -18,7 +18,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from audit import query, store
 from audit.errors import AuditFailure, QueryInvalid
-from audit.query import DECISION_KINDS, LIMIT_DEFAULT, Page, Record
+from audit.query import DECISION_KINDS, LIMIT_DEFAULT, Page, Record, Within
 from audit.record import Kind
 from policyd.core.fleet import Level
 from policyd.core.workload import Environment
@@ -68,16 +68,19 @@ class LogReader:
         limit: int = LIMIT_DEFAULT,
         *,
         kinds: Sequence[Kind] = DECISION_KINDS,
+        within: Sequence[Within] | None = None,
     ) -> Page:
         """Entries that match every filter, newest first; see ``audit.query``."""
         _check_words(filters)
-        return await self._read(lambda connection: query.search(connection, filters, cursor, limit, kinds=kinds))
+        return await self._read(
+            lambda connection: query.search(connection, filters, cursor, limit, kinds=kinds, within=within)
+        )
 
     async def by_id(self, entry_id: str) -> Record:
         """The entry with this id."""
         found = await self._read(lambda connection: query.by_id(connection, entry_id))
         if found is None:
-            raise NotFound(f"no entry has the id {entry_id!r}", remedy="take the id from a search of this log")
+            raise NotFound(no_entry(entry_id), remedy=NO_ENTRY_REMEDY)
         return found
 
     async def blob(self, digest: str) -> bytes:
@@ -117,6 +120,14 @@ class LogReader:
                 remedy = "narrow the search by from and to, or by tenant"
                 raise AuditError(f"the search took longer than {self._deadline_ms} ms", remedy=remedy) from error
             raise AuditError(f"the log cannot be read: {error.orig}") from error
+
+
+NO_ENTRY_REMEDY: Final = "take the id from a search of this log"
+
+
+def no_entry(entry_id: str) -> str:
+    """The words for an entry that is not there, which are also those for one that the caller may not see."""
+    return f"no entry has the id {entry_id!r}"
 
 
 def _check_words(filters: Mapping[str, str]) -> None:

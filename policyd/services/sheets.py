@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +29,8 @@ from policyd.core.verdict import Answer, Question
 from policyd.errors import EngineError, Overloaded
 from policyd.ports import Engine
 from policyd.telemetry import Telemetry
+
+BUCKETS_MAX = 4_096
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ class SheetBook:
     _sheets: OrderedDict[tuple[str, bytes], tuple[Sheet, float | None]] = field(default_factory=OrderedDict)
     _answers: OrderedDict[tuple[str, Question], Answer] = field(default_factory=OrderedDict)
     _pending: dict[tuple[str, bytes], asyncio.Task[Sheet]] = field(default_factory=dict)
-    _buckets: dict[str, _Bucket] = field(default_factory=dict)
+    _buckets: dict[tuple[str, str], _Bucket] = field(default_factory=dict)
 
     @property
     def held(self) -> int:
@@ -103,15 +105,25 @@ class SheetBook:
         self.counts.hits += 1
         return sheet
 
-    async def make(self, snapshot: Snapshot, key: bytes, normalised: Normalised, document: Mapping[str, Any]) -> Sheet:
+    async def make(
+        self,
+        snapshot: Snapshot,
+        key: bytes,
+        normalised: Normalised,
+        document: Mapping[str, Any],
+        principal: str | None = None,
+    ) -> Sheet:
         """The sheet of that class, evaluated now or awaited from whoever evaluates it already.
+
+        The cold work counts for the tenant, and for the principal when there is one.
 
         Raises ``Overloaded`` above the limits and ``EngineError`` when nothing could be evaluated.
         """
         pending = self._pending.get((snapshot.digest, key))
         if pending is None:
-            bucket = self._admit(normalised.workload.tenant)
-            pending = asyncio.create_task(self._compute(snapshot, key, normalised, document, bucket))
+            names = [("tenant", normalised.workload.tenant), *([("principal", principal)] if principal else [])]
+            buckets = self._admit(names)
+            pending = asyncio.create_task(self._compute(snapshot, key, normalised, document, buckets))
             self._pending[snapshot.digest, key] = pending
             pending.add_done_callback(lambda _: self._pending.pop((snapshot.digest, key), None))
         else:
@@ -119,28 +131,56 @@ class SheetBook:
         # A waiter that goes away must not cancel the evaluation that others wait for.
         return await asyncio.shield(pending)
 
-    def _admit(self, tenant: str) -> _Bucket:
+    def _admit(self, names: Sequence[tuple[str, str]]) -> list[_Bucket]:
+        """Take one cold evaluation from every bucket, or from none."""
         now = time.monotonic()
-        bucket = self._buckets.setdefault(tenant, _Bucket(float(self.limits.cold_per_tenant_burst), now))
-        refill = (now - bucket.filled_at) * self.limits.cold_per_tenant_per_s
-        bucket.tokens = min(float(self.limits.cold_per_tenant_burst), bucket.tokens + refill)
+        buckets = [self._filled(name, now) for name in names]
+        for (kind, name), bucket in zip(names, buckets, strict=True):
+            if (
+                len(self._pending) >= self.limits.cold_in_progress_max
+                or bucket.in_progress >= self.limits.cold_per_tenant_max
+                or bucket.tokens < 1
+            ):
+                self.counts.refused += 1
+                raise Overloaded(
+                    f"too many new workload classes at once for {kind} {name!r}",
+                    remedy="send known workload classes, or wait; limits: engine.cold_* settings",
+                )
+        for bucket in buckets:
+            bucket.tokens -= 1
+            bucket.in_progress += 1
+        return buckets
+
+    def _filled(self, name: tuple[str, str], now: float) -> _Bucket:
+        burst = float(self.limits.cold_per_tenant_burst)
+        bucket = self._buckets.get(name)
+        if bucket is None:
+            if len(self._buckets) >= BUCKETS_MAX:
+                self._forget_full(now)
+            bucket = self._buckets[name] = _Bucket(burst, now)
+        bucket.tokens = min(burst, bucket.tokens + (now - bucket.filled_at) * self.limits.cold_per_tenant_per_s)
         bucket.filled_at = now
-        if (
-            len(self._pending) >= self.limits.cold_in_progress_max
-            or bucket.in_progress >= self.limits.cold_per_tenant_max
-            or bucket.tokens < 1
-        ):
-            self.counts.refused += 1
-            raise Overloaded(
-                f"too many new workload classes at once for tenant {tenant!r}",
-                remedy="send known workload classes, or wait; limits: engine.cold_* settings",
-            )
-        bucket.tokens -= 1
-        bucket.in_progress += 1
         return bucket
 
+    def _forget_full(self, now: float) -> None:
+        """Make room: a bucket that has filled up again says nothing that a new one would not."""
+        burst, per_s = self.limits.cold_per_tenant_burst, self.limits.cold_per_tenant_per_s
+        self._buckets = {
+            name: bucket
+            for name, bucket in self._buckets.items()
+            if bucket.in_progress or bucket.tokens + (now - bucket.filled_at) * per_s < burst
+        }
+        if len(self._buckets) >= BUCKETS_MAX:
+            self.counts.refused += 1
+            raise Overloaded("too many different callers bring new workload classes at once")
+
     async def _compute(
-        self, snapshot: Snapshot, key: bytes, normalised: Normalised, document: Mapping[str, Any], bucket: _Bucket
+        self,
+        snapshot: Snapshot,
+        key: bytes,
+        normalised: Normalised,
+        document: Mapping[str, Any],
+        buckets: list[_Bucket],
     ) -> Sheet:
         begun = time.monotonic()
         try:
@@ -148,7 +188,8 @@ class SheetBook:
             basis = basis_of(snapshot, normalised, document)
             answers = await self._ask(snapshot, view, basis)
         finally:
-            bucket.in_progress -= 1
+            for bucket in buckets:
+                bucket.in_progress -= 1
         sheet = assemble(basis, view, answers, snapshot.reads.clock)
         self.counts.computed += 1
         self.counts.failed += sheet.failed

@@ -18,7 +18,7 @@ from policyd.errors import RequestError
 from policyd.services.decisions import recordable
 from tests.integration.conftest import read_all
 
-HEAD = b"POST /v1/decisions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+HEAD = b"POST /v1/decisions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 MINIMAL = b'{"workload":{"tenant":"eu-bank","project":"support-chat","model":"llama-3.1-70b-instruct"%s}%s}'
 
 
@@ -339,7 +339,7 @@ def test_an_explanation_of_an_unknown_form(api: Any) -> None:
     [
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # a TLS greeting
         b"hello\r\n\r\n",
-        b"GET /livez HTTP/9.9\r\nHost: x\r\n\r\n",
+        b"GET /livez HTTP/9.9\r\nHost: localhost\r\n\r\n",
         b"GET /livez HTTP/1.1\r\nBad Header: x\r\n\r\n",
         b"GET /livez HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
         HEAD + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n{}",
@@ -358,10 +358,10 @@ def test_a_broken_chunk_ends_the_connection(api: Any) -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        b"GET /livez HTTP/1.1\r\nHost: x\r\nX-Long: " + b"a" * 100_000 + b"\r\n\r\n",
-        b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX-Long: " + b"a" * 100_000 + b"\r\n\r\n",
+        b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
         b"GET /livez HTTP/1.1\r\n" + b"".join(b"X-%d: y\r\n" % number for number in range(10_000)) + b"\r\n",
-        b"GET /livez HTTP/1.1\r\nHost: x\r\nX-Endless: " + b"a" * 300_000,
+        b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX-Endless: " + b"a" * 300_000,
     ],
     ids=["header", "path", "many", "endless"],
 )
@@ -415,7 +415,7 @@ def test_the_rest_of_a_refused_body_is_no_head(api: Any) -> None:
         stalled.start()
         connection.sendall(b"%x\r\n%b\r\n0\r\n\r\n" % (100_000, b" " * 100_000))
         stalled.join()
-        connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        connection.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         assert read_all(connection).startswith(b"HTTP/1.1 200")
 
 
@@ -427,8 +427,8 @@ def test_trailers_without_an_end(api: Any) -> None:
 
 def test_two_requests_at_once_on_one_connection_are_answered_in_order(api: Any) -> None:
     answer = api.raw(
-        b"GET /livez HTTP/1.1\r\nHost: x\r\nX-Request-ID: one\r\n\r\n"
-        b"GET /livez HTTP/1.1\r\nHost: x\r\nX-Request-ID: two\r\nConnection: close\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: one\r\n\r\n"
+        b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: two\r\nConnection: close\r\n\r\n",
         finish=False,
     )
     assert answer.index(b"x-request-id: one") < answer.index(b"x-request-id: two")

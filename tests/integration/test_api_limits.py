@@ -12,17 +12,19 @@ import time
 from collections.abc import Callable, MutableMapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from policyd.api import connection
+from policyd.api.callers import Callers
 from policyd.api.gate import Gate
-from policyd.core.principal import LOCAL
+from policyd.identity.limits import Limiter
+from policyd.services.refusals import Refusals
 from policyd.settings import ApiSettings
 from policyd.telemetry import Telemetry
 
-HEAD = b"POST /v1/decisions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+HEAD = b"POST /v1/decisions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 
 
 def half_sent(address: str) -> socket.socket:
@@ -164,8 +166,9 @@ def gated(app: Any, **limits: int) -> list[MutableMapping[str, Any]]:
     async def receive() -> MutableMapping[str, Any]:
         return {"type": "http.request", "body": b"", "more_body": False}
 
-    scope = {"type": "http", "path": "/x", "method": "GET", "headers": []}
-    asyncio.run(Gate(app, ApiSettings(**limits), LOCAL, Telemetry())(scope, receive, send))
+    scope = {"type": "http", "path": "/x", "method": "GET", "headers": [(b"host", b"localhost")]}
+    callers = Callers(None, Limiter(1, 1, 1), Refusals(cast("Any", None)))
+    asyncio.run(Gate(app, ApiSettings(**limits), callers, Telemetry())(scope, receive, send))
     return sent
 
 
