@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -12,12 +13,15 @@ from policyd.cli.options import ConfigFlag, OutputFlag, settings_of
 from policyd.cli.terminal import Output, emit
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import date
+    from decimal import Decimal
 
     from rich.console import Console
 
     from policyd.errors import Finding
+
+_RATE: Final = re.compile(r"(?P<currency>[A-Z]{3})=(?P<usd>[0-9]{1,6}(\.[0-9]{1,12})?)")
 
 app = typer.Typer(name="fleet", help="Fleet files: pools, models, tenants, prices.", no_args_is_help=True)
 
@@ -88,11 +92,12 @@ class Format(StrEnum):
     OFFERS = "offers"
     TOKENS = "tokens"
     SKYPILOT = "skypilot"
+    FOCUS = "focus"
 
 
 @app.command("import")
 def import_(
-    kind: Annotated[Format, typer.Argument(metavar="KIND", help="prices, offers, tokens or skypilot.")],
+    kind: Annotated[Format, typer.Argument(metavar="KIND", help="prices, offers, tokens, skypilot or focus.")],
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The list, as CSV.")],
     checked: Annotated[
         str | None, typer.Option("--checked", metavar="DATE", help="Day of the prices; without it today.")
@@ -101,6 +106,10 @@ def import_(
         str | None, typer.Option("--source", help="Where the list comes from; without it the file's name.")
     ] = None,
     provider: Annotated[str, typer.Option("--provider", help="Provider, when the list names none (skypilot).")] = "",
+    rate: Annotated[
+        list[str] | None,
+        typer.Option("--rate", metavar="CURRENCY=USD", help="What one unit of a currency is worth in USD (focus)."),
+    ] = None,
     group: Annotated[str, typer.Option("--group", help="Pool group of the entitlements.")] = "imported",
     output: Annotated[
         Output, typer.Option("--output", "-o", help="A fleet file as yaml (the default), or json; table sums up.")
@@ -119,24 +128,49 @@ def import_(
     from policyd.cli.terminal import say
     from policyd.errors import RequestError
     from policyd.revisions.fleet_import import Catalogue, Origin, import_list
+    from policyd.revisions.fleet_import_focus import import_focus
 
+    _refuse_unread(kind, {"--checked": checked, "--provider": provider}, {"--rate": rate})
     try:
         content = file.read_bytes()
     except OSError as error:
         raise RequestError(f"{file} cannot be read: {error.strerror}", remedy="name a file that can be read") from None
     origin = Origin(source or file.name, _day(checked), group, provider)
-    imported = import_list(content, str(file), kind.value, Catalogue(country_of, hardware_of), origin)
+    catalogue = Catalogue(country_of, hardware_of)
+    if kind is Format.FOCUS:
+        imported = import_focus(content, str(file), catalogue, origin, _rates(rate or ()))
+    else:
+        imported = import_list(content, str(file), kind.value, catalogue, origin)
     if output is Output.YAML:
-        sys.stdout.write(imported.to_yaml(f"Imported from {origin.source}, prices of {origin.checked}."))
+        prices = "each price with its day" if kind is Format.FOCUS else f"prices of {origin.checked}"
+        sys.stdout.write(imported.to_yaml(f"Imported from {origin.source}, {prices}."))
     else:
         emit({"pools": list(imported.pools)}, output, lambda console: _draw_imported(imported.pools, console))
     say(*(str(finding) for finding in imported.findings))
-    passed_over = (
-        f", {words.plural(imported.passed_over, 'row')} without an accelerator" if imported.passed_over else ""
-    )
+    passed_over = f", {words.plural(imported.passed_over, 'row')} passed over" if imported.passed_over else ""
     unusable = words.plural(len(imported.findings), "unusable row")
     say(f"{words.plural(len(imported.pools), 'pool')}, {unusable}{passed_over}")
     raise typer.Exit(failures.FOUND if imported.findings else failures.DONE)
+
+
+def _refuse_unread(kind: Format, of_lists: Mapping[str, object], of_exports: Mapping[str, object]) -> None:
+    """A flag that would not be read is a mistake: an export has its days and providers, a list is in USD."""
+    unread = of_lists if kind is Format.FOCUS else of_exports
+    given = [flag for flag, value in unread.items() if value]
+    if given:
+        raise typer.BadParameter(f"{', '.join(given)}: not read for {kind.value}")
+
+
+def _rates(written: Sequence[str]) -> dict[str, Decimal]:
+    from decimal import Decimal
+
+    rates = {}
+    for text in written:
+        found = _RATE.fullmatch(text)
+        if found is None or Decimal(found["usd"]) == 0:
+            raise typer.BadParameter(f"--rate {text}: write CURRENCY=USD, for example EUR=1.10")
+        rates[found["currency"]] = Decimal(found["usd"])
+    return rates
 
 
 def _day(checked: str | None) -> date:

@@ -99,7 +99,7 @@ class Imported:
         return pools_yaml(self.pools, heading, tuple(POOL_SHAPE["pool"]))
 
 
-class _Unusable(Exception):
+class Unusable(Exception):
     """A row that cannot become a pool; the text says why."""
 
 
@@ -132,18 +132,18 @@ def import_list(content: bytes, file: str, format: str, catalogue: Catalogue, or
         )
     state = _Import(catalogue, origin)
     findings: list[Finding] = []
-    for line, row in _rows(content, file, COLUMNS[format], findings):
+    for line, row in rows_of(content, file, COLUMNS[format], findings):
         try:
             rows(state, row)
-        except _Unusable as unusable:
+        except Unusable as unusable:
             findings.append(Finding(f"{file}:{line}", str(unusable)))
     return Imported(tuple(state.pools.values()), tuple(findings), state.passed_over)
 
 
-def _rows(
-    content: bytes, file: str, columns: tuple[str, ...], findings: list[Finding]
+def rows_of(
+    content: bytes, file: str, columns: tuple[str, ...], findings: list[Finding], *, others: bool = False
 ) -> Iterator[tuple[int, dict[str, str]]]:
-    """Line and fields of every row that has all columns."""
+    """Line and fields of every row that has all columns; ``others`` lets the list have further ones."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -154,8 +154,9 @@ def _rows(
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         header = tuple(name.strip() for name in next(reader, []))
-        if set(header) != set(columns) or len(header) != len(columns):
-            message = f"the columns are {', '.join(header) or 'none'}; expected are {', '.join(columns)}"
+        missing = [name for name in columns if name not in header]
+        if missing or len(set(header)) != len(header) or (len(header) != len(columns) and not others):
+            message = f"the columns are {', '.join(header)[:500] or 'none'}; expected are {', '.join(columns)}"
             raise FleetInvalid(f"{file}: {message}", findings=[Finding(f"{file}:1", message)])
         for count, fields in enumerate(reader):
             if count >= MAX_ROWS:
@@ -173,11 +174,11 @@ def _rows(
 
 def _price_row(state: _Import, row: Mapping[str, str]) -> None:
     kind = _one_of(row, "capacity_type", ("on_demand", "spot"))
-    cloud, region, instance = _name(row, "cloud"), _name(row, "region"), _name(row, "instance_type")
+    cloud, region, instance = name_in(row, "cloud"), name_in(row, "region"), name_in(row, "instance_type")
     hardware = state.catalogue.hardware_of(cloud, instance)
     if hardware is None:
-        raise _Unusable(f"the accelerators of {cloud} {instance} are not known, or it has part of one")
-    pool = _pool(state, cloud, region, _id(cloud, region, instance, kind), kind)
+        raise Unusable(f"the accelerators of {cloud} {instance} are not known, or it has part of one")
+    pool = pool_of(state.catalogue, state.origin, cloud, region, id_of(cloud, region, instance, kind), kind)
     pool["accelerator"] = {"name": hardware.accelerator, "memory_gib": hardware.memory_gib}
     pool["price"] = _instance_price(state, _amount(row, "usd_per_hour"), hardware.gpus)
     state.put(pool)
@@ -186,10 +187,10 @@ def _price_row(state: _Import, row: Mapping[str, str]) -> None:
 def _offer_row(state: _Import, row: Mapping[str, str]) -> None:
     kind = _one_of(row, "kind", _PRICED_KINDS)
     unit = _UNITS[_one_of(row, "unit", tuple(_UNITS))]
-    provider, region, accelerator = _name(row, "provider"), _name(row, "region"), _name(row, "accelerator")
+    provider, region, accelerator = name_in(row, "provider"), name_in(row, "region"), name_in(row, "accelerator")
     gpus, memory_gib = _whole(row, "gpu_count"), _whole(row, "gpu_memory_gib")
     named = f"{accelerator}x{gpus}"
-    pool = _pool(state, provider, region, _id(provider, region, named, kind), kind)
+    pool = pool_of(state.catalogue, state.origin, provider, region, id_of(provider, region, named, kind), kind)
     pool["accelerator"] = {"name": accelerator, "memory_gib": memory_gib}
     price: dict[str, Any] = {"unit": unit, "amount": _amount(row, "price")}
     if unit == "instance_hour":
@@ -199,7 +200,7 @@ def _offer_row(state: _Import, row: Mapping[str, str]) -> None:
 
 
 def _token_row(state: _Import, row: Mapping[str, str]) -> None:
-    provider, model = _name(row, "provider"), _name(row, "model")
+    provider, model = name_in(row, "provider"), name_in(row, "model")
     price = {
         "unit": "million_tokens",
         "input": _amount(row, "input_usd_per_million_tokens"),
@@ -211,11 +212,11 @@ def _token_row(state: _Import, row: Mapping[str, str]) -> None:
         offering["max_context_tokens"] = _whole(row, "context_window")
     pool = state.pools.get(f"{provider}-api")
     if pool is None:
-        pool = _pool(state, provider, "global", f"{provider}-api", "api")
+        pool = pool_of(state.catalogue, state.origin, provider, "global", f"{provider}-api", "api")
         pool |= {"accelerator": {"name": "undisclosed", "memory_gib": 0}, "gpu_count": 0, "offerings": []}
         state.pools[pool["id"]] = pool
     if any(there["model"] == model for there in pool["offerings"]):
-        raise _Unusable(f"{provider} offers {model} twice")
+        raise Unusable(f"{provider} offers {model} twice")
     pool["offerings"].append(offering)
 
 
@@ -224,31 +225,28 @@ def _skypilot_row(state: _Import, row: Mapping[str, str]) -> None:
         state.passed_over += 1
         return
     if not row["Price"] and not row["SpotPrice"]:
-        raise _Unusable("neither Price nor SpotPrice")
-    region, instance = _name(row, "Region"), _name(row, "InstanceType")
+        raise Unusable("neither Price nor SpotPrice")
+    region, instance = name_in(row, "Region"), name_in(row, "InstanceType")
     gpus = _whole(row, "AcceleratorCount")
-    accelerator: dict[str, Any] = {"name": _name(row, "AcceleratorName")}
+    accelerator: dict[str, Any] = {"name": name_in(row, "AcceleratorName")}
     memory_gib = gpu_memory_gib(row["GpuInfo"])
     if memory_gib is not None:
         accelerator["memory_gib"] = memory_gib
     for column, kind in (("Price", "on_demand"), ("SpotPrice", "spot")):
         if row[column]:
             provider = state.origin.provider
-            pool = _pool(state, provider, region, _id(provider, region, instance, kind), kind)
+            pool = pool_of(
+                state.catalogue, state.origin, provider, region, id_of(provider, region, instance, kind), kind
+            )
             pool["accelerator"] = accelerator
             pool["price"] = _instance_price(state, _amount(row, column), gpus)
             state.put(pool)
 
 
-def _pool(state: _Import, provider: str, region: str, id: str, kind: str) -> dict[str, Any]:
-    pool: dict[str, Any] = {
-        "id": id,
-        "kind": kind,
-        "group": state.origin.group,
-        "provider": provider,
-        "region": region,
-    }
-    country = state.catalogue.country_of(provider, region)
+def pool_of(catalogue: Catalogue, origin: Origin, provider: str, region: str, id: str, kind: str) -> dict[str, Any]:
+    """A pool that knows what it is called, its kind, and where it processes when the catalogue knows."""
+    pool: dict[str, Any] = {"id": id, "kind": kind, "group": origin.group, "provider": provider, "region": region}
+    country = catalogue.country_of(provider, region)
     if country is not None:
         pool["locations"] = {"processing": [country]}
     return pool
@@ -262,41 +260,43 @@ def _instance_price(state: _Import, amount: str, gpus: int) -> dict[str, Any]:
     return {"unit": "instance_hour", "amount": amount, "gpus_per_instance": gpus, **_provenance(state)}
 
 
-def _id(provider: str, region: str, what: str, kind: str) -> str:
+def id_of(provider: str, region: str, what: str, kind: str) -> str:
+    """The id of a pool of a list."""
     suffix = "" if kind == "on_demand" else f"-{kind}"
     return f"{provider}-{region}-{what}{suffix}".lower().replace("_", "-").replace(".", "-")
 
 
-def _name(row: Mapping[str, str], column: str) -> str:
+def name_in(row: Mapping[str, str], column: str) -> str:
+    """A column that holds a name. Raises ``Unusable``."""
     value = row[column]
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,99}", value):
-        raise _Unusable(f"{column} {value[:40]!r} is not a name")
+        raise Unusable(f"{column} {value[:40]!r} is not a name")
     return value
 
 
 def _text(row: Mapping[str, str], column: str) -> str:
     if not 0 < len(row[column]) <= 500:
-        raise _Unusable(f"{column} has {len(row[column])} characters; 1 to 500 are expected")
+        raise Unusable(f"{column} has {len(row[column])} characters; 1 to 500 are expected")
     return row[column]
 
 
 def _one_of(row: Mapping[str, str], column: str, known: tuple[str, ...]) -> str:
     if row[column] not in known:
-        raise _Unusable(f"{column} is {row[column][:40]!r}; expected is one of {', '.join(known)}")
+        raise Unusable(f"{column} is {row[column][:40]!r}; expected is one of {', '.join(known)}")
     return row[column]
 
 
 def _whole(row: Mapping[str, str], column: str) -> int:
     found = _WHOLE.fullmatch(row[column])
     if found is None or int(found.group(1)) == 0:
-        raise _Unusable(f"{column} is {row[column][:40]!r}; a whole number above 0 is expected")
+        raise Unusable(f"{column} is {row[column][:40]!r}; a whole number above 0 is expected")
     return int(found.group(1))
 
 
 def _amount(row: Mapping[str, str], column: str) -> str:
     """Money as it stands in fleet files: at most six decimals, rounded up. Nothing is free in a price list."""
     if not _AMOUNT.fullmatch(row[column]) or Decimal(row[column]) == 0:
-        raise _Unusable(f"{column} is {row[column][:40]!r}; an amount of money above 0 is expected")
+        raise Unusable(f"{column} is {row[column][:40]!r}; an amount of money above 0 is expected")
     exact = Decimal(row[column])
     rounded = exact.quantize(Decimal("0.000001"), rounding=ROUND_UP)
     return format(exact if exact == rounded else rounded, "f")
@@ -308,4 +308,4 @@ def _day(row: Mapping[str, str], column: str) -> str:
     try:
         return date.fromisoformat(f"{value}-01-01" if re.fullmatch(r"[0-9]{4}", value) else value).isoformat()
     except ValueError:
-        raise _Unusable(f"{column} is {value[:40]!r}; a date such as 2026-07-01 is expected") from None
+        raise Unusable(f"{column} is {value[:40]!r}; a date such as 2026-07-01 is expected") from None

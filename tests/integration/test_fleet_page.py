@@ -42,7 +42,8 @@ def test_every_column_of_every_list_is_described() -> None:
 
 
 def test_the_examples_load() -> None:
-    schema_line, defaults, facts = BLOCKS
+    schema_line, defaults, words, facts = BLOCKS
+    assert parse_fleet({PurePosixPath("f.yaml"): words.encode()}).classifications["C2"].value == "confidential"
     assert schema_line.startswith("# yaml-language-server: $schema=")
     first, second = parse_fleet({PurePosixPath("f.yaml"): defaults.encode()}).pools.values()
     assert (first.retention_days, second.retention_days) == (0, None)
