@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -27,7 +28,7 @@ from policyd.errors import ConfigError
 from policyd.identity.credentials import Authenticator, Certificates, Claims
 from policyd.identity.limits import Limiter
 from policyd.identity.tokens import TokenFile
-from policyd.ports import Engine, Entitlements, FactSource
+from policyd.ports import Engine, Entitlements, FactSource, PolicyTree
 from policyd.revisions.fleet_files import load_fleet
 from policyd.revisions.policy_files import load_policy_tree
 from policyd.services.activation import Activation
@@ -39,6 +40,7 @@ from policyd.services.facts_holder import FactsHolder
 from policyd.services.log_reader import LogReader
 from policyd.services.readings import observe_parts
 from policyd.services.refusals import Refusals, ended
+from policyd.services.reload import Reload
 from policyd.services.sheets import SheetBook, SheetLimits
 from policyd.services.simulations import SimulationLimits, Simulations
 from policyd.settings import AuthSettings, EngineSettings, OidcSettings, Settings
@@ -64,6 +66,7 @@ class Running:
     telemetry: Telemetry
     simulations: Simulations
     callers: Callers
+    reload: Reload
     principal: Principal = LOCAL
     """Who acts on the command line, beside no server."""
 
@@ -146,6 +149,10 @@ def make_facts(settings: Settings, fleet: Fleet) -> FactsHolder:
     return FactsHolder(source, refresh_ms=settings.facts.refresh_ms, max_age_ms=settings.facts.max_age_ms)
 
 
+Read = Callable[[], tuple[PolicyTree, Fleet]]
+"""Reads both trees, as they are now."""
+
+
 @asynccontextmanager
 async def running(settings: Settings) -> AsyncIterator[Running]:
     """A policyd from first file to open log; closed again on the way out.
@@ -157,64 +164,91 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         directory = DataDirectory(settings.data_dir)
         directory.acquire()
         stack.callback(directory.release)
-        fleet = load_fleet(fleet_path(settings))
-        tree = load_policy_tree(policies_path(settings))
-        facts = make_facts(settings, fleet)
-        facts.refresh()
-        engine = make_engine(settings.engine)
-        stack.push_async_callback(engine.close)
-        committer = await Committer.open(
-            directory,
-            durability=settings.audit.durability,
-            limits=CommitLimits(
-                batch_max_entries=settings.audit.batch_max_entries, queue_max_entries=settings.audit.queue_max_entries
-            ),
-            telemetry=telemetry,
-        )
-        stack.push_async_callback(committer.close)
-        activation = Activation(engine, committer, make_entitlements)
-        await activation.activate(tree, fleet)
-        reader = await LogReader.open(directory, deadline_ms=settings.audit.search_deadline_ms)
-        stack.push_async_callback(reader.close)
-        book = SheetBook(engine, _sheet_limits(settings.engine), telemetry=telemetry)
-        decisions = DecisionService(
-            activation,
-            facts,
-            book,
-            committer,
-            committer.origin,
-            ttl_ms=settings.decision_ttl_ms,
-            sheet_wait_ms=settings.engine.sheet_wait_ms,
-            telemetry=telemetry,
-        )
-        observe_parts(telemetry, engine=engine, book=book, committer=committer, facts=facts, snapshots=activation)
-        simulations = Simulations(activation, facts, book, settings.simulation.trees, _simulation_limits(settings))
-        refresher = asyncio.create_task(facts.keep_fresh())
-        stack.push_async_callback(_cancel, refresher)
-        refusals = Refusals(committer, settings.limits.refusals_interval_ms)
-        flushing = asyncio.create_task(refusals.keep_flushing())
-        stack.push_async_callback(ended, flushing, refusals)
-        authenticator, tokens = make_authenticator(settings.auth)
-        if tokens is not None:
-            watching = asyncio.create_task(_keep_tokens(tokens, settings.auth.refresh_ms))
-            stack.push_async_callback(_cancel, watching)
-        limits = settings.limits
-        limiter = Limiter(limits.in_flight_max, limits.requests_per_s, limits.requests_burst)
-        callers = Callers(authenticator, limiter, refusals)
-        yield Running(
-            settings,
-            directory,
-            engine,
-            activation,
-            book,
-            facts,
-            committer,
-            reader,
-            decisions,
-            telemetry,
-            simulations,
-            callers,
-        )
+        opening = partial(_open_log, settings, directory, telemetry, stack)
+        yield await _assembled(settings, directory, telemetry, opening, partial(_read_trees, settings), stack)
+
+
+async def _assembled(
+    settings: Settings,
+    directory: DataDirectory,
+    telemetry: Telemetry,
+    open_log: Callable[[], Awaitable[Committer]],
+    read: Read,
+    stack: AsyncExitStack,
+) -> Running:
+    """Every part, joined; the log is opened when the trees are known to be readable."""
+    tree, fleet = read()
+    facts = make_facts(settings, fleet)
+    facts.refresh()
+    engine = make_engine(settings.engine)
+    stack.push_async_callback(engine.close)
+    log = await open_log()
+    activation = Activation(engine, log, make_entitlements)
+    await activation.activate(tree, fleet)
+    reader = await LogReader.open(directory, deadline_ms=settings.audit.search_deadline_ms)
+    stack.push_async_callback(reader.close)
+    book = SheetBook(engine, _sheet_limits(settings.engine), telemetry=telemetry)
+    decisions = DecisionService(
+        activation,
+        facts,
+        book,
+        log,
+        log.origin,
+        ttl_ms=settings.decision_ttl_ms,
+        sheet_wait_ms=settings.engine.sheet_wait_ms,
+        telemetry=telemetry,
+    )
+    observe_parts(telemetry, engine=engine, book=book, committer=log, facts=facts, snapshots=activation)
+    simulations = Simulations(activation, facts, book, settings.simulation.trees, _simulation_limits(settings))
+    warmed = (settings.engine.warm_classes_max, settings.engine.warm_wait_ms)
+    reload = Reload(activation, decisions, read, lambda fleet: _declare(facts, fleet), *warmed)
+    refresher = asyncio.create_task(facts.keep_fresh())
+    stack.push_async_callback(_cancel, refresher)
+    callers = _start_callers(settings, log, stack)
+    return Running(
+        settings,
+        directory,
+        engine,
+        activation,
+        book,
+        facts,
+        log,
+        reader,
+        decisions,
+        telemetry,
+        simulations,
+        callers,
+        reload,
+    )
+
+
+def _read_trees(settings: Settings) -> tuple[PolicyTree, Fleet]:
+    fleet = load_fleet(fleet_path(settings))
+    return load_policy_tree(policies_path(settings)), fleet
+
+
+async def _open_log(
+    settings: Settings, directory: DataDirectory, telemetry: Telemetry, stack: AsyncExitStack
+) -> Committer:
+    audit = settings.audit
+    limits = CommitLimits(batch_max_entries=audit.batch_max_entries, queue_max_entries=audit.queue_max_entries)
+    committer = await Committer.open(directory, durability=audit.durability, limits=limits, telemetry=telemetry)
+    stack.push_async_callback(committer.close)
+    return committer
+
+
+def _start_callers(settings: Settings, log: Committer, stack: AsyncExitStack) -> Callers:
+    """Who may ask, how much, and what is recorded of whom it is refused."""
+    limits = settings.limits
+    refusals = Refusals(log, limits.refusals_interval_ms)
+    flushing = asyncio.create_task(refusals.keep_flushing())
+    stack.push_async_callback(ended, flushing, refusals)
+    authenticator, tokens = make_authenticator(settings.auth)
+    if tokens is not None:
+        watching = asyncio.create_task(_keep_tokens(tokens, settings.auth.refresh_ms))
+        stack.push_async_callback(_cancel, watching)
+    limiter = Limiter(limits.in_flight_max, limits.requests_per_s, limits.requests_burst)
+    return Callers(authenticator, limiter, refusals)
 
 
 async def _start_telemetry(settings: Settings, stack: AsyncExitStack) -> Telemetry:
@@ -280,6 +314,13 @@ async def _keep_tokens(tokens: TokenFile, refresh_ms: int) -> None:
         except ConfigError as error:
             if error.detail != before:
                 _log.error("the last good tokens stay in force: %s", error.detail)
+
+
+def _declare(facts: FactsHolder, fleet: Fleet) -> None:
+    """Where the declared capacity counts as free, that of the fleet which is live now."""
+    if isinstance(facts.source, DeclaredFacts):
+        facts.source = DeclaredFacts(fleet)
+        facts.refresh()
 
 
 def _sheet_limits(settings: EngineSettings) -> SheetLimits:

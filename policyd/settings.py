@@ -60,6 +60,10 @@ class EngineSettings(_Section):
     quarantine_ms: Annotated[int, Field(ge=0, le=3_600_000)] = Field(
         5_000, description="how long a class whose evaluation failed is answered without asking again"
     )
+    warm_classes_max: Annotated[int, Field(ge=0, le=100_000)] = Field(
+        256, description="recent classes that a reload evaluates before it swaps"
+    )
+    warm_wait_ms: Annotated[int, Field(ge=0, le=600_000)] = Field(5_000, description="longest time for that")
 
 
 class AuditSettings(_Section):

@@ -15,6 +15,7 @@ from policyd.services.data_directory import DataDirectory
 from policyd.services.decisions import DecisionService
 from policyd.services.facts_holder import FactsHolder
 from policyd.services.log_reader import LogReader
+from policyd.services.reload import Reload
 from policyd.services.simulations import Simulations
 from policyd.settings import Settings
 from policyd.telemetry import Exposition, Telemetry
@@ -55,6 +56,9 @@ class Parts(Protocol):
 
     @property
     def callers(self) -> Callers: ...
+
+    @property
+    def reload(self) -> Reload: ...
 
     @property
     def snapshot(self) -> Snapshot:

@@ -1,6 +1,7 @@
 """The HTTP server: a socket of our own, uvicorn on it, and an end that loses nothing.
 
     listening ──SIGTERM, SIGINT or stop──► draining ──all answered, or too late──► closed
+        └─ SIGHUP: policies and fleet are read again, and go live together or not at all
 
 Rules: the address is announced only when requests are answered, and taken back before anything closes; while draining
 ``/readyz`` says so, what is in progress is finished, nothing new is taken. It prints nothing: the caller is told.
@@ -88,7 +89,7 @@ async def serve(
         watching = [asyncio.create_task(_watch(stop, end))] if stop is not None else []
         if tls is not None:
             watching.append(asyncio.create_task(_keep_fresh(tls, settings.auth.refresh_ms)))
-        with _signals(end):
+        with _signals(end, running.reload.ask):
             try:
                 await server.serve([listener])
             finally:
@@ -110,18 +111,19 @@ async def _keep_fresh(tls: TlsFiles, refresh_ms: int) -> None:
 
 
 @contextmanager
-def _signals(end: Callable[[], None]) -> Generator[None, None, None]:
-    """End on a signal; outside the main thread signals are somebody else's."""
+def _signals(end: Callable[[], None], reload: Callable[[], object]) -> Generator[None, None, None]:
+    """End or reload on a signal; outside the main thread signals are somebody else's."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     loop = asyncio.get_running_loop()
     for number in _SIGNALS:
         loop.add_signal_handler(number, end)
+    loop.add_signal_handler(signal.SIGHUP, reload)
     try:
         yield
     finally:
-        for number in _SIGNALS:
+        for number in (*_SIGNALS, signal.SIGHUP):
             loop.remove_signal_handler(number)
 
 

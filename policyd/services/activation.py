@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -63,33 +63,58 @@ class Activation:
         if findings:
             await self.drop(tree.digest)
             raise PolicyInvalid(f"a package reads what no input has: {findings[0]}", findings=findings)
-        try:
+
+        def assembled() -> Snapshot:
             entitlements = self.entitlements_of(tree.casbin_model, tree.casbin_rows, fleet)
+            snapshot = Snapshot(policies, fleet, entitlements)
+            for model in fleet.models:
+                snapshot.grouping(model)
+            return snapshot
+
+        try:
+            # Beside the event loop: decisions on the live snapshot go on meanwhile.
+            return await asyncio.to_thread(assembled)
         except PolicydError:
             await self.drop(tree.digest)
             raise
-        snapshot = Snapshot(policies, fleet, entitlements)
-        for model in fleet.models:
-            snapshot.grouping(model)
-        return snapshot
 
-    async def activate(self, tree: PolicyTree, fleet: Fleet) -> Snapshot:
-        """Build, check what only both revisions together show, record and swap."""
+    async def activate(
+        self,
+        tree: PolicyTree,
+        fleet: Fleet,
+        warm: Callable[[Snapshot], Awaitable[None]] | None = None,
+        swapped: Callable[[Fleet], None] | None = None,
+    ) -> Snapshot:
+        """Build, check what only both revisions together show, ``warm``, record and swap; then tell ``swapped``."""
         async with self.changing:
-            return await self._activate(tree, fleet)
+            snapshot = await self._readied(tree, fleet, warm)
+            if self._live is not None:
+                self._before.append(self._live)
+            self._live, self._tree = snapshot, tree
+            if swapped is not None:
+                swapped(fleet)
+            await self._forget()
+            return snapshot
 
-    async def _activate(self, tree: PolicyTree, fleet: Fleet) -> Snapshot:
+    async def _readied(
+        self, tree: PolicyTree, fleet: Fleet, warm: Callable[[Snapshot], Awaitable[None]] | None
+    ) -> Snapshot:
+        """A snapshot that is checked, warmed and recorded."""
         snapshot = await self.build(tree, fleet)
-        findings = dead_denials(self.entitlements_of(tree.casbin_model, tree.casbin_rows, fleet), fleet)
-        if findings:
+        try:
+            findings = await asyncio.to_thread(self._dead_denials, tree, fleet)
+            if findings:
+                raise PolicyInvalid(f"an entitlement denies nothing: {findings[0]}", findings=findings)
+            if warm is not None:
+                await warm(snapshot)
+            await self.log.submit(self._entry(snapshot), [policy_blob(tree), fleet_blob(fleet)])
+        except PolicydError:
             await self.drop(tree.digest)
-            raise PolicyInvalid(f"an entitlement denies nothing: {findings[0]}", findings=findings)
-        await self.log.submit(self._entry(snapshot), [policy_blob(tree), fleet_blob(fleet)])
-        if self._live is not None:
-            self._before.append(self._live)
-        self._live, self._tree = snapshot, tree
-        await self._forget()
+            raise
         return snapshot
+
+    def _dead_denials(self, tree: PolicyTree, fleet: Fleet) -> list[Finding]:
+        return dead_denials(self.entitlements_of(tree.casbin_model, tree.casbin_rows, fleet), fleet)
 
     async def _forget(self) -> None:
         """Unload policies that no kept snapshot uses."""

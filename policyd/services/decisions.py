@@ -23,7 +23,7 @@ from policyd.core.facts import Facts
 from policyd.core.principal import Principal
 from policyd.core.sheet import Sheet
 from policyd.core.snapshot import Snapshot
-from policyd.core.workload import DecisionRequest, Workload
+from policyd.core.workload import DecisionRequest, Workload, WorkloadRequest
 from policyd.errors import AuditError, Forbidden, Overloaded, PolicydError, RequestError, TimedOut
 from policyd.services.answers import Made, Revisions, answer_pieces, entry_of, error_entry, sheet_blob
 from policyd.services.clock import Now, next_boundary_us, now_us, uuid7
@@ -32,6 +32,7 @@ from policyd.services.sheets import SheetBook
 from policyd.telemetry import Stages, Telemetry
 
 REMEMBERED_BLOBS_MAX = 8_192
+REMEMBERED_CLASSES_MAX = 4_096
 
 
 class Log(Protocol):
@@ -50,6 +51,10 @@ class SnapshotNow(Protocol):
     """The live snapshot."""
 
     def current(self) -> Snapshot: ...
+
+
+Asked = tuple[WorkloadRequest, Principal]
+"""What leads to a class: a request and who made it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +86,7 @@ class DecisionService:
     frames: Frames = field(default_factory=Frames)
     telemetry: Telemetry = field(default_factory=lambda: Telemetry(metrics=False))
     _durable: OrderedDict[str, None] = field(default_factory=OrderedDict)
+    _first_asked: OrderedDict[bytes, Asked] = field(default_factory=OrderedDict)
 
     async def decide(self, request: DecisionRequest, principal: Principal, request_id: str) -> Answered:
         """Decide, record, answer.
@@ -124,7 +130,7 @@ class DecisionService:
             self._permit(snapshot, principal, workload)
             stages.ended("normalise")
             known = self.book.find(snapshot, framed.key)
-            sheet = known or await self._make_sheet(snapshot, framed, principal.name)
+            sheet = known or await self._make_sheet(snapshot, framed, (request.workload, principal))
             stages.ended("sheet", "found" if known else "made")
             made = Made(
                 id=decision_id,
@@ -185,18 +191,37 @@ class DecisionService:
         )
         await self.log.submit(entry)
 
-    async def _make_sheet(self, snapshot: Snapshot, framed: Framed, principal: str) -> Sheet:
+    async def _make_sheet(self, snapshot: Snapshot, framed: Framed, asked: Asked) -> Sheet:
         """The sheet of a new class; who waits for it longer than ``sheet_wait_ms`` gets an error, and it is made on."""
+        self._first_asked[framed.key] = asked
+        while len(self._first_asked) > REMEMBERED_CLASSES_MAX:
+            self._first_asked.popitem(last=False)
         try:
             async with asyncio.timeout(self.sheet_wait_ms / 1_000):
                 return await self.book.make(
-                    snapshot, framed.key, framed.normalised, framed.document(snapshot), principal
+                    snapshot, framed.key, framed.normalised, framed.document(snapshot), asked[1].name
                 )
         except TimeoutError:
             raise TimedOut(
                 f"the policies gave no verdict for all pools within {self.sheet_wait_ms} ms",
                 remedy="simplify slow packages, add engine.workers, or raise engine.sheet_wait_ms",
             ) from None
+
+    def recent_requests(self, limit: int) -> list[Asked]:
+        """A request for each of the classes that were asked for last, at most ``limit``."""
+        keys = self.book.recent(self.snapshots.current(), limit)
+        return [self._first_asked[key] for key in keys if key in self._first_asked]
+
+    async def prepare(self, snapshot: Snapshot, request: WorkloadRequest, principal: Principal) -> None:
+        """Have the sheet for a request ready in a snapshot that is not live yet; one that it refuses needs none."""
+        try:
+            facts, _ = self.facts.current()
+            framed = Frames().place(snapshot, request, principal, facts, self.now())
+            await self.book.warm(snapshot, framed.key, framed.normalised, framed.document(snapshot))
+        except PolicydError:
+            return
+        # The class has another key there, and the next reload wants to know what leads to it.
+        self._first_asked[framed.key] = (request, principal)
 
     def _permit(self, snapshot: Snapshot, principal: Principal, workload: Workload) -> None:
         scope = (workload.tenant, workload.project, workload.environment)

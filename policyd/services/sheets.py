@@ -18,6 +18,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from policyd.core.assemble import Basis, assemble
@@ -130,6 +131,16 @@ class SheetBook:
             self.counts.joined += 1
         # A waiter that goes away must not cancel the evaluation that others wait for.
         return await asyncio.shield(pending)
+
+    async def warm(self, snapshot: Snapshot, key: bytes, normalised: Normalised, document: Mapping[str, Any]) -> None:
+        """Make a sheet that nobody waits for yet, outside the limits of tenants; the caller bounds how many."""
+        if self.find(snapshot, key) is None and (snapshot.digest, key) not in self._pending:
+            await self._compute(snapshot, key, normalised, document, [])
+
+    def recent(self, snapshot: Snapshot, limit: int) -> list[bytes]:
+        """The keys of that snapshot's classes, those asked for last first."""
+        found = (key for digest, key in reversed(self._sheets) if digest == snapshot.digest)
+        return list(islice(found, limit))
 
     def _admit(self, names: Sequence[tuple[str, str]]) -> list[_Bucket]:
         """Take one cold evaluation from every bucket, or from none."""

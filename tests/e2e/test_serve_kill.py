@@ -1,9 +1,10 @@
-"""A real ``policyd serve`` process that is killed, stopped and doubled: what was answered is in the log."""
+"""A real ``policyd serve`` process that is killed, stopped, doubled and reloaded: what was answered is in the log."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,12 +26,12 @@ WORKLOAD = {"workload": {"tenant": "eu-bank", "project": "support-chat", "model"
 
 
 @contextmanager
-def served(data: Path, repository: Path) -> Generator[tuple[subprocess.Popen[str], str], None, None]:
+def served(data: Path, repository: Path, *flags: str) -> Generator[tuple[subprocess.Popen[str], str], None, None]:
     """The process and its address, once it says that it is ready."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("POLICYD_")}
     environment["PYTHONPATH"] = str(repository)
     process = subprocess.Popen(
-        [*COMMAND, str(data)],
+        [*COMMAND, str(data), *flags],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -139,3 +140,47 @@ def test_a_second_writer_is_refused(tmp_path: Path, repository: Path) -> None:
     assert second.stdout == ""
     assert f"process {process.pid} writes" in second.stderr
     assert "Traceback" not in second.stderr
+
+
+def decisions_logged(data: Path) -> int:
+    async def count() -> int:
+        reader = await LogReader.open(DataDirectory(data))
+        found, cursor = 0, None
+        for _ in range(10_000):
+            page = await reader.search({}, cursor, 1_000)
+            found, cursor = found + sum(item.kind == "decision" for item in page.items), page.next
+            if cursor is None:
+                break
+        await reader.close()
+        return found
+
+    return asyncio.run(count())
+
+
+def fleet_of(address: str) -> str:
+    digest: str = httpx.get(f"{address}/v1/fleet", timeout=30).json()["digest"]
+    return digest
+
+
+def test_reloads_and_an_orderly_end_under_load_drop_nothing(tmp_path: Path, repository: Path) -> None:
+    fleet, data = tmp_path / "fleet", tmp_path / "data"
+    shutil.copytree(repository / "examples" / "fleet", fleet)
+    with served(data, repository, "--fleet", str(fleet)) as (process, address):
+        load = Load(address)
+        wait_for(load, 50)
+        seen = {fleet_of(address)}
+        for turn in range(2, 4):
+            with (fleet / "tenants.yaml").open("a") as file:
+                file.write("# changed\n")
+            process.send_signal(signal.SIGHUP)
+            ends = time.monotonic() + 60
+            while len(seen) < turn:
+                assert time.monotonic() < ends, "the new fleet does not go live"
+                seen.add(fleet_of(address))
+                time.sleep(0.05)
+        wait_for(load, len(load.answered) + 50)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+        load.join()
+    assert load.refused == []
+    assert decisions_logged(data) == len(load.answered)
