@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 DOCUMENTS = [
     ROOT / "README.md",
     *sorted((ROOT / "docs" / "tutorial").glob("*.md")),
+    ROOT / "docs" / "how-to" / "authenticate.md",
     ROOT / "docs" / "how-to" / "observe.md",
     ROOT / "examples" / "journeys" / "README.md",
 ]
