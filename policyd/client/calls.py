@@ -17,14 +17,17 @@ from policyd.client.documents import (
     Asked,
     Decision,
     Entry,
+    Evaluation,
     Filters,
     Fleet,
     Json,
     Model,
     Options,
+    Overrides,
     Page,
     Pool,
     Readiness,
+    Simulation,
     Workload,
 )
 from policyd.client.problems import error_from, error_of, json_of
@@ -122,6 +125,33 @@ def decide_batch(
         content=_encoded({"requests": list(requests)}),
         headers=_headers(idempotency_key=idempotency_key, request_id=request_id),
         repeatable=idempotency_key is not None,
+    )  # fmt: skip
+
+
+def simulate(requests: Sequence[Asked], overrides: Overrides) -> Call[Simulation]:
+    """``POST /v1/simulations``: nothing is recorded, so it may be repeated."""
+
+    def read(body: bytes) -> Simulation | None:
+        found = _simulation(json_of(body))
+        return found if found is not None and len(found["items"]) == len(requests) else None
+
+    content = _encoded({"requests": list(requests), "overrides": overrides})
+    return Call("POST", "/v1/simulations", read, f"simulation of {len(requests)} workloads", content=content)
+
+
+def evaluate(tenant: str, pool_id: str, workload: Workload, request_id: str | None) -> Call[Evaluation]:
+    """``POST /access/v1/evaluation`` of AuthZEN: a decision like any other, so it is sent once."""
+    document = {
+        "subject": {"type": "tenant", "id": tenant},
+        "action": {"name": "place"},
+        "resource": {"type": "pool", "id": pool_id},
+        "context": workload,
+    }
+    read = _with(Evaluation, decision=bool)
+    headers = _headers(request_id=request_id)
+    return Call(
+        "POST", "/access/v1/evaluation", read, "evaluation",
+        content=_encoded(document), headers=headers, repeatable=False,
     )  # fmt: skip
 
 
@@ -223,6 +253,7 @@ def _fields(document: type[Found], **kinds: type) -> Callable[[Any], Found | Non
 
 
 _shaped: Final = _fields(Decision, id=str, outcome=str, valid_until=str, ranked=list, rejected=list)
+_simulation: Final = _fields(Simulation, items=list, no_pool_left=list)
 _entry: Final[Callable[[bytes], Json | None]] = _with(dict, id=str, kind=str, outcome=str)
 
 

@@ -22,14 +22,17 @@ from policyd.client.documents import (
     Asked,
     Decision,
     Entry,
+    Evaluation,
     Filters,
     Fleet,
     Json,
     Model,
     Options,
+    Overrides,
     Page,
     Pool,
     Readiness,
+    Simulation,
     Workload,
 )
 from policyd.errors import PolicydError
@@ -97,6 +100,14 @@ class Client:
     ) -> list[Decision | PolicydError]:
         """Decide many workloads, each for itself: a decision or its error for each, in order."""
         return self.send(calls.decide_batch(requests, idempotency_key, request_id))
+
+    def simulate(self, requests: Sequence[Asked], overrides: Overrides) -> Simulation:
+        """Decide with something changed, beside today's decisions. Nothing is recorded or reserved."""
+        return self.send(calls.simulate(requests, overrides))
+
+    def evaluate(self, tenant: str, pool_id: str, workload: Workload, *, request_id: str | None = None) -> Evaluation:
+        """AuthZEN: whether this pool may take the tenant's workload. Each evaluation is a recorded decision."""
+        return self.send(calls.evaluate(tenant, pool_id, workload, request_id))
 
     def search(self, filters: Filters | None = None, *, page_limit: int = PAGE_LIMIT) -> Iterator[Entry]:
         """Every entry of the log that matches all filters, newest first, page by page as they are read."""
@@ -203,6 +214,16 @@ class AsyncClient:
     ) -> list[Decision | PolicydError]:
         """Decide many workloads, each for itself: a decision or its error for each, in order."""
         return await self.send(calls.decide_batch(requests, idempotency_key, request_id))
+
+    async def simulate(self, requests: Sequence[Asked], overrides: Overrides) -> Simulation:
+        """Decide with something changed, beside today's decisions. Nothing is recorded or reserved."""
+        return await self.send(calls.simulate(requests, overrides))
+
+    async def evaluate(
+        self, tenant: str, pool_id: str, workload: Workload, *, request_id: str | None = None
+    ) -> Evaluation:
+        """AuthZEN: whether this pool may take the tenant's workload. Each evaluation is a recorded decision."""
+        return await self.send(calls.evaluate(tenant, pool_id, workload, request_id))
 
     def search(self, filters: Filters | None = None, *, page_limit: int = PAGE_LIMIT) -> AsyncIterator[Entry]:
         """Every entry of the log that matches all filters, newest first, page by page as they are read."""

@@ -15,11 +15,13 @@ from typing import Any, Final, TypedDict
 import httpx
 
 from policyd.client.calls import Call, Reply
-from policyd.errors import ConfigError, Overloaded, PolicydError, ServerUnreachable, TimedOut
+from policyd.errors import ConfigError, LimitReached, Overloaded, PolicydError, ServerUnreachable, TimedOut
 
 TOKEN_MAX_CHARS: Final = 16_384
 PAUSE_FIRST_S: Final = 0.1
 PAUSE_MAX_S: Final = 5.0
+_PASSING: Final = (ServerUnreachable, Overloaded, TimedOut, LimitReached)
+"""What may be over a moment later."""
 UNREACHED: Final = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError)
 """What httpx raises when no whole answer came."""
 
@@ -173,7 +175,7 @@ class Attempts:
 
     def pause_s(self, error: PolicydError) -> float:
         """Seconds until the next attempt; raises the error when there is none."""
-        if self._left == 0 or not isinstance(error, ServerUnreachable | Overloaded | TimedOut):
+        if self._left == 0 or not isinstance(error, _PASSING):
             raise error
         self._left -= 1
         pause_s = self._pause_s

@@ -188,6 +188,39 @@ class Entry(TypedDict):
     audit: Position
 
 
+class Overrides(TypedDict, total=False):
+    """What is different in a simulation; ``policies`` and ``fleet`` are names that the server's settings know."""
+
+    without_providers: list[str]
+    without_pools: list[str]
+    price_percent: dict[str, int]
+    weights: dict[str, int]
+    time: str
+    policies: str
+    fleet: str
+
+
+class Compared(TypedDict):
+    """One workload today and in the simulation: each a decision, or ``outcome`` ``error`` with a ``problem``."""
+
+    today: Json
+    simulated: Json
+
+
+class Simulation(TypedDict):
+    """The compared workloads in order, and the places of those that would have no pool left."""
+
+    items: list[Compared]
+    no_pool_left: list[int]
+
+
+class Evaluation(TypedDict):
+    """What AuthZEN answers: whether the pool may take the workload; ``context`` says why, with the decision's id."""
+
+    decision: bool
+    context: Json
+
+
 class Page(TypedDict, Generic[Item]):
     """A page of a list; ``next`` continues it, and is None on the last one."""
 

@@ -98,6 +98,31 @@ def test_a_batch_holds_an_answer_or_an_error_for_each(ask: Ask, bank_chat: dict[
         ask("decide_batch", [])
 
 
+def test_a_simulation_is_beside_todays_decision(ask: Ask, api: ApiServer, bank_chat: dict[str, Any]) -> None:
+    first = ask("decide", bank_chat["workload"])["ranked"][0]["pool"]
+    told = ask("simulate", [bank_chat, {"workload": {**bank_chat["workload"], "tenant": "nobody"}}],
+               {"without_pools": [first], "time": "2026-12-24T20:00:00Z"})  # fmt: skip
+    today, simulated = told["items"][0]["today"], told["items"][0]["simulated"]
+    assert today["ranked"][0]["pool"] == first
+    assert first not in [entry["pool"] for entry in simulated["ranked"] + simulated["rejected"]]
+    assert told["items"][1]["today"]["outcome"] == "error"
+    assert told["no_pool_left"] == []
+    assert (today["mode"], today["audit"]) == ("simulation", None)
+    with pytest.raises(UnknownName, match="did you mean"):
+        ask("simulate", [bank_chat], {"without_providers": ["awss"]})
+
+
+def test_an_evaluation_is_a_recorded_decision(ask: Ask, bank_chat: dict[str, Any]) -> None:
+    workload = {name: value for name, value in bank_chat["workload"].items() if name != "tenant"}
+    first = ask("decide", bank_chat["workload"])["ranked"][0]["pool"]
+    permitted = ask("evaluate", "eu-bank", first, workload, request_id="evaluated")
+    assert permitted["decision"] is True
+    assert ask("record", permitted["context"]["id"])["request_id"] == "evaluated"
+    refused = ask("evaluate", "eu-bank", "aws-us-east-1-h100", workload)
+    assert (refused["decision"], bool(refused["context"]["violations"])) == (False, True)
+    assert ask("evaluate", "eu-bank", "no-such-pool", workload)["decision"] is False
+
+
 def test_a_search_reads_every_page(ask: Ask, bank_chat: dict[str, Any]) -> None:
     made = [ask("decide", bank_chat["workload"], request_id="paged")["id"] for _ in range(5)]
     found = ask("search", {"request_id": "paged", "outcome": "allow"}, page_limit=2)

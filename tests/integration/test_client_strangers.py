@@ -205,6 +205,19 @@ def test_a_batch_has_an_answer_for_each(asking: Any) -> None:
                     ask("decide_batch", [{"workload": WORKLOAD}])
 
 
+@pytest.mark.parametrize(
+    "body", [b"{}", b'{"decision": "true"}', b'{"decision": 1}', b"true", b'{"items": [], "no_pool_left": []}']
+)
+def test_only_a_true_is_a_true(asking: Any, body: bytes) -> None:
+    with stranger(saying(answer(200, JSON, body))) as server:
+        for ask in asking(server.address, attempts_max=3):
+            with pytest.raises(ServerUnreachable, match="no evaluation"):
+                ask("evaluate", "eu-bank", "a-pool", {"model": "x"})
+            with pytest.raises(ServerUnreachable, match="no simulation of 1 workloads"):
+                ask("simulate", [{"workload": WORKLOAD}], {})
+    assert len([heard for heard in server.heard if b"/access/v1/evaluation" in heard]) == 1
+
+
 def test_a_renewed_token_is_used_and_never_told(asking: Any, tmp_path: Path) -> None:
     file = tmp_path / "token"
     with stranger(saying(answer(401, "text/plain", b"no"))) as server:
