@@ -26,7 +26,7 @@ from policyd.telemetry import CURRENT, NO_STAGES, RequestTrace, Stages, TraceIds
 STAGES: Final = ("normalise", "sheet", "decide", "commit", "answer")
 DECISION_ID: Final = "policyd.decision.id"
 
-_REQUEST: Final[ContextVar[_Request | None]] = ContextVar("policyd_request", default=None)
+_REQUEST: Final[ContextVar[_Request | _Unsampled | None]] = ContextVar("policyd_request", default=None)
 
 
 class OtelTracing:
@@ -38,11 +38,16 @@ class OtelTracing:
 
     def request(self, headers: Mapping[str, str]) -> RequestTrace:
         """A request begins, as part of the caller's trace when ``traceparent`` names one."""
-        return _Request(self._tracer, self._propagator.extract(headers, Context()))
+        parent = self._propagator.extract(headers, Context())
+        began_ns = time_ns()
+        span = self._tracer.start_span("HTTP", parent, SpanKind.SERVER, start_time=began_ns)
+        return _Request(self._tracer, span, began_ns) if span.is_recording() else _Unsampled()
 
     def decision(self, decision_id: str) -> Stages:
         """A decision begins, inside the current request when there is one."""
         request = _REQUEST.get()
+        if isinstance(request, _Unsampled):
+            return NO_STAGES
         if request is not None:
             request.read()
         parent = Context() if request is None else request.context
@@ -53,14 +58,16 @@ class OtelTracing:
 class _Request:
     """The span of one request, and of what comes before its decision."""
 
-    def __init__(self, tracer: Tracer, parent: Context) -> None:
+    sampled = True
+
+    def __init__(self, tracer: Tracer, span: Span, began_ns: int) -> None:
         self._tracer = tracer
-        self._last_ns: int | None = time_ns()
+        self._last_ns: int | None = began_ns
         self._at_the_gate = True
-        self._span: Span = tracer.start_span("HTTP", parent, SpanKind.SERVER, start_time=self._last_ns)
-        self.context = set_span_in_context(self._span, Context())
-        ids = self._span.get_span_context()
-        self._tokens: tuple[Token[_Request | None], Token[TraceIds | None]] = (
+        self._span = span
+        self.context = set_span_in_context(span, Context())
+        ids = span.get_span_context()
+        self._tokens: tuple[Token[_Request | _Unsampled | None], Token[TraceIds | None]] = (
             _REQUEST.set(self),
             CURRENT.set(TraceIds(f"{ids.trace_id:032x}", f"{ids.span_id:016x}")),
         )
@@ -90,11 +97,28 @@ class _Request:
         CURRENT.reset(self._tokens[1])
 
     def _note(self, stage: str) -> None:
-        if self._last_ns is None or not self._span.is_recording():
+        if self._last_ns is None:
             return
         now_ns = time_ns()
         self._tracer.start_span(stage, self.context, start_time=self._last_ns).end(now_ns)
         self._last_ns = now_ns
+
+
+class _Unsampled:
+    """A request that nobody follows, and so none of its decisions."""
+
+    __slots__ = ("_token",)
+    sampled = False
+
+    def __init__(self) -> None:
+        self._token: Token[_Request | _Unsampled | None] = _REQUEST.set(self)
+
+    def admitted(self) -> None:
+        """Nothing."""
+
+    def end(self, name: str, status: int, attributes: Mapping[str, str]) -> None:
+        """Nothing but to be forgotten."""
+        _REQUEST.reset(self._token)
 
 
 class _Stages:

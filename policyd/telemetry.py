@@ -190,7 +190,11 @@ NO_STAGES: Final[Stages] = _NoStages()
 
 
 class RequestTrace(Protocol):
-    """One request that somebody follows."""
+    """One request, which somebody may follow."""
+
+    @property
+    def sampled(self) -> bool:
+        """Whether it is followed; when not, only ``end`` needs to be told."""
 
     def admitted(self) -> None:
         """The door let it in."""
@@ -236,7 +240,8 @@ class Telemetry:
         self.tracing = tracing
         self.decisions: Counter[tuple[str, ...]] = Counter()
         self.requests: Counter[int] = Counter()
-        self.refused: Counter[str] = Counter()
+        # A zero that is seen before the first refusal: a rate needs two values, and an alert the first one.
+        self.refused: Counter[str] = Counter({"overload": 0})
         self.problems: Counter[str] = Counter()
         self.histograms = {m.name: Histogram(m) for m in METRICS if m.kind == "histogram"}
         self._duration = self.histograms["policyd.decision.duration"]

@@ -34,7 +34,14 @@ class Followed:
             await self._app(scope, receive, send)
             return
         headers = {name.decode(): value.decode("latin-1") for name, value in scope["headers"] if name in _HEADERS}
-        trace = scope[TRACE_KEY] = self._tracing.request(headers)
+        trace = self._tracing.request(headers)
+        if not trace.sampled:
+            try:
+                await self._app(scope, receive, send)
+            finally:
+                trace.end("", 0, {})
+            return
+        scope[TRACE_KEY] = trace
         answer = _Answer(send)
         try:
             await self._app(scope, receive, answer)

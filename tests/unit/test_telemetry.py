@@ -42,7 +42,7 @@ def test_nothing_is_counted_when_switched_off() -> None:
     telemetry.sheet_made(0.1)
     telemetry.committed(3, 0.1)
     tallies = (telemetry.decisions, telemetry.requests, telemetry.refused, telemetry.problems)
-    assert not any(tallies)
+    assert not any(tally.total() for tally in tallies)
     counted = [buckets.counts for h in telemetry.histograms.values() for buckets in h.series.values()]
     assert all(not any(counts) for counts in counted)
 
