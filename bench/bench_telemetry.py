@@ -40,7 +40,11 @@ BODY = orjson.dumps(
         "options": {"limit": 3},
     }
 )
-HEADERS = [(b"host", b"bench"), (b"content-type", b"application/json"), (b"content-length", str(len(BODY)).encode())]
+HEADERS = [
+    (b"host", b"127.0.0.1"),
+    (b"content-type", b"application/json"),
+    (b"content-length", str(len(BODY)).encode()),
+]
 CONTESTANTS: list[tuple[str, bool, str | None]] = [
     ("off", False, None),
     ("metrics", True, None),

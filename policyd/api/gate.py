@@ -84,6 +84,8 @@ class Gate:
         except TimeoutError:
             error: PolicydError = TimedOut(f"no answer within {self._limits.request_timeout_ms} ms")
         except PolicydError as raised:
+            # What is raised inside has been answered there: this is the door's own word.
+            self._telemetry.turned_away(raised.code)
             await self._callers.refused(scope, raised)
             error = raised
         except Exception:

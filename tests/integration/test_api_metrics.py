@@ -110,7 +110,7 @@ def test_requests_that_find_no_room_are_counted(serving_with: Callable[..., Any]
 
             with socket.create_connection((host, int(port))) as waiting:
                 waiting.sendall(
-                    b"POST /v1/decisions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                    b"POST /v1/decisions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
                     b"Content-Length: 10\r\n\r\n{"
                 )
                 for _ in range(100):
@@ -155,3 +155,12 @@ def test_openmetrics_is_answered_when_asked_for(busy: Any) -> None:
 def test_a_secret_in_a_header_is_no_metric(api: Any, bank_chat: dict[str, Any]) -> None:
     api.client.post("/v1/decisions", json=bank_chat, headers={"Authorization": "Bearer tell-nobody"})
     assert "tell-nobody" not in api.client.get("/metrics").text
+
+
+def test_who_is_refused_at_the_door_is_counted(api: Any) -> None:
+    before = scraped(api.client)
+    refused = api.client.get("/v1/fleet", headers={"Host": "elsewhere.example"})
+    after = scraped(api.client)
+    assert refused.status_code == 421
+    for name in ("policyd_requests_refused_total", "policyd_problems_total"):
+        assert value(after, name, code="identity.host") - value(before, name, code="identity.host") == 1
