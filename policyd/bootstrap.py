@@ -41,6 +41,7 @@ from policyd.services.log_reader import LogReader
 from policyd.services.readings import observe_parts
 from policyd.services.refusals import Refusals, ended
 from policyd.services.reload import Reload
+from policyd.services.repeats import Repeats
 from policyd.services.sheets import SheetBook, SheetLimits
 from policyd.services.simulations import SimulationLimits, Simulations
 from policyd.settings import AuthSettings, EngineSettings, OidcSettings, Settings
@@ -67,6 +68,7 @@ class Running:
     simulations: Simulations
     callers: Callers
     reload: Reload
+    repeats: Repeats
     principal: Principal = LOCAL
     """Who acts on the command line, beside no server."""
 
@@ -200,6 +202,7 @@ async def _assembled(
     )
     observe_parts(telemetry, engine=engine, book=book, committer=log, facts=facts, snapshots=activation)
     simulations = Simulations(activation, facts, book, settings.simulation.trees, _simulation_limits(settings))
+    repeats = Repeats(decisions, reader, settings.api.idempotency_ttl_ms)
     warmed = (settings.engine.warm_classes_max, settings.engine.warm_wait_ms)
     reload = Reload(activation, decisions, read, lambda fleet: _declare(facts, fleet), *warmed)
     refresher = asyncio.create_task(facts.keep_fresh())
@@ -219,6 +222,7 @@ async def _assembled(
         simulations,
         callers,
         reload,
+        repeats,
     )
 
 
@@ -231,7 +235,11 @@ async def _open_log(
     settings: Settings, directory: DataDirectory, telemetry: Telemetry, stack: AsyncExitStack
 ) -> Committer:
     audit = settings.audit
-    limits = CommitLimits(batch_max_entries=audit.batch_max_entries, queue_max_entries=audit.queue_max_entries)
+    limits = CommitLimits(
+        batch_max_entries=audit.batch_max_entries,
+        queue_max_entries=audit.queue_max_entries,
+        keys_max=settings.api.idempotency_keys_max,
+    )
     committer = await Committer.open(directory, durability=audit.durability, limits=limits, telemetry=telemetry)
     stack.push_async_callback(committer.close)
     return committer

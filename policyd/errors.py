@@ -7,6 +7,8 @@
     │   ├── HeadersTooLarge    the head of the request is longer than the limit        431, exit 2
     │   ├── WrongMediaType     the body is not called JSON                             415, exit 2
     │   ├── WrongMethod        the path exists and does not answer this method         405, exit 2
+    │   ├── KeyReused          an idempotency key came again with another body         422, exit 2
+    │   ├── KeyInProgress      a request with the same key is being answered           409, exit 1
     │   ├── Loosens            the request asks for less protection than its floor     403, exit 1
     │   ├── WrongHost          without authentication, a name that is not loopback     421, exit 1
     │   └── Forbidden          the identity may not act in that scope                  403, exit 1
@@ -116,6 +118,21 @@ class WrongMethod(RequestError):
     http_status = 405
     title = "The path does not answer this method"
     remedy = "use a method that the Allow header of the answer names"
+
+
+class KeyReused(RequestError):
+    code = "request.key_reused"
+    http_status = 422
+    title = "The idempotency key was used for something else"
+    remedy = "send a new key with a new request, and the same body with the same key"
+
+
+class KeyInProgress(RequestError):
+    code = "request.key_in_progress"
+    http_status = 409
+    exit_code = 1
+    title = "A request with this idempotency key is in progress"
+    remedy = "wait for its answer, or ask again with the same key and body"
 
 
 class Loosens(RequestError):

@@ -97,6 +97,12 @@ class ApiSettings(_Section):
     )
     batch_in_progress_max: Annotated[int, Field(ge=1, le=1_000)] = Field(16, description="batches in progress")
     in_flight_max: Annotated[int, Field(ge=1, le=100_000)] = Field(1_024, description="requests in progress")
+    idempotency_ttl_ms: Annotated[int, Field(ge=1_000, le=2_592_000_000)] = Field(
+        86_400_000, description="how long the answer under an `Idempotency-Key` is kept"
+    )
+    idempotency_keys_max: Annotated[int, Field(ge=1, le=100_000_000)] = Field(
+        1_000_000, description="keys that are kept; beyond them a request with a new key is refused"
+    )
     public_url: Annotated[str, Field(pattern=r"^https?://[^/?#\s]+(/[^?#\s]*[^/?#\s])?$")] | None = Field(
         None, description="the address that callers use, as discovery tells it; none: the one that the request came to"
     )

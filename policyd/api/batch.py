@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from json import JSONDecoder
 from typing import Any, Final, TypeVar
 
@@ -24,12 +24,15 @@ from fastapi.responses import Response
 
 from policyd.api.bodies import json_text, parse_json, read_bytes
 from policyd.api.callers import principal_of
+from policyd.api.keys import key_of
 from policyd.api.openapi_batch import BATCH
 from policyd.api.parts import Parts
 from policyd.api.problems import problem_json, request_id_of
+from policyd.core.principal import Principal
 from policyd.core.workload import DecisionRequest
 from policyd.documents import nearest
 from policyd.errors import Finding, Overloaded, PolicydError, RequestError, TimedOut, TooLarge
+from policyd.services.repeats import Key, Repeats
 
 IN_PROGRESS_ITEMS: Final = 64
 """Enough that one write of the log serves many items."""
@@ -37,6 +40,7 @@ ATTEMPTS_MAX: Final = 3
 """An item that met a limit on new workload classes is asked again when others of its batch are done."""
 DEADLINE_PERCENT: Final = 90
 """Of the time for a request: what is answered by then leaves, the rest says that it came too late."""
+PATH: Final = "/v1/decisions/batch"
 KEY: Final = "requests"
 Asked = TypeVar("Asked")
 Given = TypeVar("Given")
@@ -58,17 +62,53 @@ def batch_router(parts: Parts) -> APIRouter:
             items = split(content, limits.batch_max_items)
             principal, request_id = principal_of(request), request_id_of(request)
 
+            key = key_of(request)
+            deadline_ms = limits.request_timeout_ms * DEADLINE_PERCENT // 100
+
             async def decided(item: bytes) -> bytes:
                 asked = parse_json(item, DecisionRequest)
                 return (await parts.decisions.decide(asked, principal, request_id)).body
 
-            answered = await each(items, decided, limits.request_timeout_ms * DEADLINE_PERCENT // 100)
+            if key is None:
+                answered = await each(items, decided, deadline_ms)
+            else:
+                repeated = _Repeated(parts.repeats, principal, request_id, Key(key, PATH, content))
+                answered = await repeated.each(items, deadline_ms)
             document = {"items": [item_json(answer, request_id) for answer in answered]}
             return Response(
                 orjson.dumps(document), headers={"Cache-Control": "no-store"}, media_type="application/json"
             )
 
     return router
+
+
+@dataclass(frozen=True)
+class _Repeated:
+    """A batch under a key: each item uses the key at its place, so that a repetition decides only what is missing."""
+
+    repeats: Repeats
+    principal: Principal
+    request_id: str
+    key: Key
+
+    async def each(self, items: Sequence[bytes], deadline_ms: int) -> list[bytes | PolicydError]:
+        """The answers. Raises ``KeyInProgress``, and ``KeyReused`` before any item is decided."""
+        with self.repeats.whole(self.principal, self.key):
+            for place, item in enumerate(items):
+                await self._check(place, item)
+            return await each(list(enumerate(items)), self._decided, deadline_ms)
+
+    async def _check(self, place: int, item: bytes) -> None:
+        try:
+            asked = parse_json(item, DecisionRequest)
+        except RequestError:
+            return  # an item that cannot be read has used no key
+        await self.repeats.check(asked, self.principal, replace(self.key, item=place))
+
+    async def _decided(self, placed: tuple[int, bytes]) -> bytes:
+        place, item = placed
+        asked, key = parse_json(item, DecisionRequest), replace(self.key, item=place)
+        return (await self.repeats.decide(asked, self.principal, self.request_id, key)).body
 
 
 @dataclass

@@ -14,8 +14,9 @@ from fastapi import APIRouter, Request
 from fastapi.responses import PlainTextResponse, Response
 
 from audit.query import FILTERS, Record
-from policyd.api.bodies import read_json
+from policyd.api.bodies import parse_json, read_bytes
 from policyd.api.callers import principal_of, readable, require_readable
+from policyd.api.keys import key_of
 from policyd.api.openapi import DECIDE, EXPLANATION, RECORD, SEARCH
 from policyd.api.parts import Parts
 from policyd.api.problems import request_id_of
@@ -23,6 +24,7 @@ from policyd.api.queries import limit_of, parameters
 from policyd.core.workload import DecisionRequest
 from policyd.errors import RequestError
 from policyd.services.explanation import explanation_json, explanation_text
+from policyd.services.repeats import Key
 from policyd.services.replay import Replayed, replay
 
 SEARCH_LIMIT_DEFAULT: Final = 100
@@ -79,8 +81,13 @@ def decide_endpoint(parts: Parts) -> Endpoint:
 
     async def decide(request: Request) -> Response:
         """Ranked pools and the reason for every refused one. A deny is an answer, not an error."""
-        asked = await read_json(request, DecisionRequest, body_max_bytes)
-        answered = await parts.decisions.decide(asked, principal_of(request), request_id_of(request))
+        content = await read_bytes(request, body_max_bytes)
+        asked = parse_json(content, DecisionRequest)
+        principal, request_id, key = principal_of(request), request_id_of(request), key_of(request)
+        if key is None:
+            answered = await parts.decisions.decide(asked, principal, request_id)
+        else:
+            answered = await parts.repeats.decide(asked, principal, request_id, Key(key, "/v1/decisions", content))
         headers = {"X-Policyd-Decision-Id": answered.id, **_NO_STORE}
         return Response(answered.body, headers=headers, media_type="application/json")
 

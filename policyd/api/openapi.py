@@ -295,6 +295,7 @@ def problems_of(*statuses: int) -> dict[int, Json]:
     """The problem documents that a route may answer with."""
     words = {
         400: "the request cannot be read", 403: "not permitted, or below a floor", 404: "there is no such thing",
+        409: "a request with this idempotency key is in progress",
         413: "too long", 415: "not JSON", 422: "names something that does not exist",
         503: "overload, deadline, engine or log: nothing was allowed",
     }  # fmt: skip
@@ -332,10 +333,20 @@ _ETAG: Final = [
     parameter("If-None-Match", "the `ETag` of an earlier answer: 304 when it still holds", {"type": "string"}, "header")
 ]
 
+IDEMPOTENCY_KEY: Final = [
+    parameter(
+        "Idempotency-Key",
+        "the same key with the same body gets the first answer again",
+        {"type": "string", "pattern": "^[!-~]{1,128}$"},
+        place="header",
+    )
+]
+
 DECIDE: Final = route(
     "the decision: allow or deny",
     content_of("DecisionDocument", ANSWER_EXAMPLE),
-    problems_of(400, 403, 413, 415, 422, 503),
+    problems_of(400, 403, 409, 413, 415, 422, 503),
+    parameters=IDEMPOTENCY_KEY,
     requestBody={"required": True, "content": content_of("DecisionRequest", REQUEST_EXAMPLE)},
 )
 SEARCH: Final = route(

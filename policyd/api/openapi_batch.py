@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from policyd.api.openapi import (
     ANSWER_EXAMPLE,
+    IDEMPOTENCY_KEY,
     PROBLEM_EXAMPLE,
     REQUEST_EXAMPLE,
     DecisionDocument,
@@ -52,7 +53,8 @@ _EXAMPLE: Final[dict[str, Any]] = {
 BATCH: Final = route(
     "an answer for each request, in order, however many of them failed",
     content_of("BatchDocument", _EXAMPLE),
-    problems_of(400, 413, 415, 503),
+    problems_of(400, 409, 413, 415, 422, 503),
+    parameters=IDEMPOTENCY_KEY,
     requestBody={"required": True, "content": content_of("BatchRequest", {"requests": [REQUEST_EXAMPLE]})},
 )
 BATCH_SHOWN: Final[tuple[type[BaseModel], ...]] = (BatchRequest, BatchDocument)

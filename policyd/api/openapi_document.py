@@ -18,6 +18,7 @@ from starlette.routing import BaseRoute
 from policyd.api.problems import problem_json
 from policyd.errors import (
     HeadersTooLarge,
+    KeyInProgress,
     Loosens,
     NotFound,
     Overloaded,
@@ -44,6 +45,7 @@ _EXAMPLES: Final[tuple[PolicydError, ...]] = (
     RequestError("the request cannot be read: unknown key `workload.tenat`; did you mean `tenant`?"),
     Loosens("classification 'public' is below the floor 'confidential' of tenant 'eu-bank'"),
     NotFound("no entry has the id '01990000-0000-7000-8000-000000000002'"),
+    KeyInProgress("a request with this key is being answered"),
     TooLarge("the body is longer than 262144 bytes"),
     WrongMediaType("there is no content type"),
     UnknownName("unknown tenant 'eu-banc'; did you mean 'eu-bank'?"),

@@ -16,6 +16,7 @@ from policyd.services.decisions import DecisionService
 from policyd.services.facts_holder import FactsHolder
 from policyd.services.log_reader import LogReader
 from policyd.services.reload import Reload
+from policyd.services.repeats import Repeats
 from policyd.services.simulations import Simulations
 from policyd.settings import Settings
 from policyd.telemetry import Exposition, Telemetry
@@ -50,6 +51,9 @@ class Parts(Protocol):
 
     def exposition(self) -> Exposition:
         """What answers ``GET /metrics``; made anew, for whoever serves."""
+
+    @property
+    def repeats(self) -> Repeats: ...
 
     @property
     def simulations(self) -> Simulations: ...

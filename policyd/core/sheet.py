@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -153,6 +153,7 @@ def seal(
     failed: bool,
 ) -> Sheet:
     """Encode a sheet once and address it by its content. Each distinct violation is written once."""
+    rows = tuple(_ordered(row) for row in rows)
     table: dict[bytes, int] = {}
     encoded = [
         [table.setdefault(orjson.dumps(v, option=orjson.OPT_SORT_KEYS), len(table)) for v in entry.violations]
@@ -200,6 +201,17 @@ def seal(
         shown_refused_json=b"[" + b",".join(written for _, written in shown) + b"]",
         lanes=tuple(_lane(row, weights) for row in rows),
     )
+
+
+_WRITTEN: Final = ("model", "control_inputs", "latency_inputs", "steadiness_inputs", "warnings")
+
+
+def _ordered(row: Row) -> Row:
+    """The row with the keys of its values in the order of the content: a sheet that is read back answers with the same
+    bytes as the one that was made."""
+    values = [getattr(row, name) for name in _WRITTEN]
+    *others, warnings = orjson.loads(orjson.dumps(values, option=orjson.OPT_SORT_KEYS))
+    return replace(row, **dict(zip(_WRITTEN, (*others, tuple(warnings)), strict=True)))
 
 
 def _shown(pool: str, violations: list[bytes]) -> bytes:

@@ -33,8 +33,9 @@ from audit import store
 from audit.errors import AuditFailure, EntriesRefused, LogCorrupt, LogUnavailable
 from audit.record import Blob, Entry
 from audit.store import Durability, Position, Tail
-from policyd.errors import AuditError, Overloaded
+from policyd.errors import AuditError, Overloaded, PolicydError
 from policyd.services.data_directory import DataDirectory
+from policyd.services.idempotency import Claim, KeyRows
 from policyd.telemetry import Telemetry
 
 _log: Final = logging.getLogger(__name__)
@@ -53,16 +54,18 @@ class CommitLimits:
     queue_max_entries: int = 4_096
     retry_first_ms: int = 100
     retry_max_ms: int = 5_000
+    keys_max: int = 1_000_000
 
 
 @dataclass(slots=True)
 class _Waiter:
     entry: Entry
     blobs: tuple[Blob, ...]
+    claim: Claim | None
     answer: asyncio.Future[Position]
 
 
-Outcome = Position | AuditError
+Outcome = Position | PolicydError
 
 
 class Committer:
@@ -137,9 +140,11 @@ class Committer:
         """Entries in the log, earlier runs included, as the writer last saw it."""
         return self._writer.entries_total
 
-    async def submit(self, entry: Entry, blobs: Iterable[Blob] = ()) -> Position:
+    async def submit(self, entry: Entry, blobs: Iterable[Blob] = (), claim: Claim | None = None) -> Position:
         """Append an entry, and the blobs that the log does not hold yet; answers when both are durable.
 
+        With a ``claim`` its row is written in the same transaction; when the key is taken, ``KeyInProgress`` is raised
+        and nothing is recorded.
         Raises ``Overloaded`` when the queue is full, and ``AuditError`` when the entry was not recorded, or when that
         cannot be said. A caller that is cancelled may leave its entry in the log.
         """
@@ -151,7 +156,7 @@ class Committer:
             raise Overloaded(f"{self.queued_entries} entries wait to be written")
         if entry.id in self._ids:
             raise AuditError(f"an entry with the id {entry.id} is being written already")
-        waiter = _Waiter(entry, tuple(blobs), self._loop.create_future())
+        waiter = _Waiter(entry, tuple(blobs), claim, self._loop.create_future())
         self._waiting.append(waiter)
         self._ids.add(entry.id)
         self._idle.clear()
@@ -182,7 +187,7 @@ class Committer:
         limit = self._limits.batch_max_entries
         self._in_flight, self._waiting = self._waiting[:limit], self._waiting[limit:]
         self._handed_over_at = time.monotonic()
-        self._writer.take([(waiter.entry, waiter.blobs) for waiter in self._in_flight])
+        self._writer.take([(waiter.entry, waiter.blobs, waiter.claim) for waiter in self._in_flight])
 
     def answered(self, outcomes: Sequence[Outcome], fault: str | None) -> None:
         """The writer's word on the batch in flight; with a fault, whatever waits fails too. Runs on the loop."""
@@ -220,7 +225,7 @@ class _Listener(Protocol):
     def recovered(self) -> None: ...
 
 
-Batch = list[tuple[Entry, tuple[Blob, ...]]]
+Batch = list[tuple[Entry, tuple[Blob, ...], Claim | None]]
 
 
 class _Writer:
@@ -238,6 +243,7 @@ class _Writer:
         self._engine: Engine | None = None
         self._connection: Connection | None = None
         self._tail: Tail | None = None
+        self._keys: KeyRows | None = None
         self._file: tuple[int, int] | None = None
         self._answered_entries = 0
         self.entries_total = 0
@@ -290,6 +296,7 @@ class _Writer:
             with self._connection.begin():
                 self.origin = store.origin(self._connection)
                 self._tail = Tail.read(self._connection)
+                self._keys = KeyRows(self._connection, self._limits.keys_max)
             self.entries_total = self._tail.next_index
             if self._tail.next_index < self._answered_entries:
                 raise LogCorrupt("answered as recorded, and now missing", index=self._tail.next_index)
@@ -300,7 +307,7 @@ class _Writer:
 
     def _shut(self) -> None:
         connection, engine = self._connection, self._engine
-        self._connection = self._engine = self._tail = None
+        self._connection = self._engine = self._tail = self._keys = None
         # Closing a handle that failed may fail again; it is not used any more, so that changes nothing.
         with contextlib.suppress(Exception):
             if connection is not None:
@@ -312,32 +319,44 @@ class _Writer:
     def _write(self, batch: Batch) -> list[Outcome]:
         """Append the batch in one transaction; refused entries are left out and the others go in."""
         assert self._connection is not None
-        refused: dict[str, str] = {}
+        refused: dict[str, PolicydError] = {}
         while True:
-            taken = [(entry, blobs) for entry, blobs in batch if entry.id not in refused]
             try:
                 with self._connection.begin():
-                    positions = self._append(self._connection, taken)
+                    positions = self._append(self._connection, batch, refused)
             except EntriesRefused as error:
-                self._tail = None
-                refused.update(error.reasons)
+                self._forget(self._connection)
+                refused.update((name, AuditError(f"entry {name}: {why}")) for name, why in error.reasons.items())
                 continue
             # A log that was removed or replaced under us still takes writes, into a file that nobody will ever find.
             if _identity(self._directory.log_path) != self._file:
                 raise LogUnavailable("the log was moved or replaced while it was being written")
             self._answered_entries = self._tail.next_index if self._tail else 0
             self.entries_total = self._answered_entries
-            found = dict(zip((entry.id for entry, _ in taken), positions, strict=True))
-            return [
-                found[entry.id] if entry.id in found else AuditError(f"entry {entry.id}: {refused[entry.id]}")
-                for entry, _ in batch
-            ]
+            return [positions.get(entry.id) or refused[entry.id] for entry, _, _ in batch]
 
-    def _append(self, connection: Connection, taken: Batch) -> list[Position]:
+    def _append(self, connection: Connection, batch: Batch, refused: dict[str, PolicydError]) -> dict[str, Position]:
+        """Idempotency, then the entries: the position of each that went in; ``refused`` gets those without a claim."""
         if self._tail is None:
             self._tail = Tail.read(connection)
-        blobs = {blob.digest: blob for _, blobs in taken for blob in blobs}
-        return store.append(connection, [entry for entry, _ in taken], blobs.values(), tail=self._tail)
+        assert self._keys is not None
+        claims = {entry.id: claim for entry, _, claim in batch if claim is not None and entry.id not in refused}
+        if claims:
+            refused.update(self._keys.refused(connection, claims))
+        taken = [(entry, blobs) for entry, blobs, _ in batch if entry.id not in refused]
+        blobs = {blob.digest: blob for _, several in taken for blob in several}
+        positions = store.append(connection, [entry for entry, _ in taken], blobs.values(), tail=self._tail)
+        kept = {name: claim for name, claim in claims.items() if name not in refused}
+        if kept:
+            self._keys.keep(connection, kept)
+        return dict(zip((entry.id for entry, _ in taken), positions, strict=True))
+
+    def _forget(self, connection: Connection) -> None:
+        """After a rollback, what was remembered of it did not happen."""
+        self._tail = None
+        assert self._keys is not None
+        with connection.begin():
+            self._keys.recount(connection)
 
     def _recover(self, listener: _Listener, batch: Batch) -> None:
         """Reopen until the log verifies or the committer closes; waits longer each time."""
@@ -347,7 +366,7 @@ class _Writer:
                 self._open()
                 assert self._connection is not None
                 with self._connection.begin():
-                    stored = store.recorded(self._connection, [entry.id for entry, _ in batch])
+                    stored = store.recorded(self._connection, [entry.id for entry, _, _ in batch])
             except Exception as error:  # noqa: BLE001 - any failure means not yet
                 self._shut()
                 pause_ms = min(pause_ms * 2, self._limits.retry_max_ms)

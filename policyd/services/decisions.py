@@ -28,6 +28,7 @@ from policyd.errors import AuditError, Forbidden, Overloaded, PolicydError, Requ
 from policyd.services.answers import Made, Revisions, answer_pieces, entry_of, error_entry, sheet_blob
 from policyd.services.clock import Now, next_boundary_us, now_us, uuid7
 from policyd.services.frames import Framed, Frames
+from policyd.services.idempotency import Claim
 from policyd.services.sheets import SheetBook
 from policyd.telemetry import Stages, Telemetry
 
@@ -38,7 +39,7 @@ REMEMBERED_CLASSES_MAX = 4_096
 class Log(Protocol):
     """The writing side of the decision log: resolves only when the entry is durable."""
 
-    async def submit(self, entry: Entry, blobs: Sequence[Blob] = ()) -> Position: ...
+    async def submit(self, entry: Entry, blobs: Sequence[Blob] = (), claim: Claim | None = None) -> Position: ...
 
 
 class FactsNow(Protocol):
@@ -88,8 +89,10 @@ class DecisionService:
     _durable: OrderedDict[str, None] = field(default_factory=OrderedDict)
     _first_asked: OrderedDict[bytes, Asked] = field(default_factory=OrderedDict)
 
-    async def decide(self, request: DecisionRequest, principal: Principal, request_id: str) -> Answered:
-        """Decide, record, answer.
+    async def decide(
+        self, request: DecisionRequest, principal: Principal, request_id: str, claim: Claim | None = None
+    ) -> Answered:
+        """Decide, record, answer; with a ``claim`` the key's use is recorded in the same transaction.
 
         Raises any ``PolicydError``; all but those of the log itself and of overload are recorded first.
         """
@@ -99,7 +102,7 @@ class DecisionService:
         stages = self.telemetry.stages(decision_id)
         outcome, denied_by, mode, tenant = "error", "cancelled", "", ""
         try:
-            answered = await self._decide(request, principal, request_id, decision_id, time_us, stages)
+            answered = await self._decide(request, principal, request_id, decision_id, time_us, stages, claim)
             decision = answered.made.decision
             outcome, denied_by = decision.outcome, decision.denied_by or ""
             mode, tenant = answered.made.mode, answered.made.workload.tenant
@@ -119,6 +122,7 @@ class DecisionService:
         decision_id: str,
         time_us: int,
         stages: Stages,
+        claim: Claim | None,
     ) -> Answered:
         snapshot: Snapshot | None = None
         workload: Workload | None = None
@@ -161,7 +165,7 @@ class DecisionService:
                 decision_id, time_us, principal, request_id, request, unforeseen, snapshot, workload
             )
             raise unforeseen from fault
-        position = await self._commit(made, entry, facts_blob)
+        position = await self._commit(made, entry, facts_blob, claim)
         stages.ended("commit")
         audit = {"log": self.origin, "index": position.index, "leaf_hash": position.leaf_hash.hex()}
         pieces = answer_pieces(made, audit)
@@ -232,13 +236,13 @@ class DecisionService:
         boundary = next_boundary_us(time_us, quarterly=snapshot.reads.clock)
         return min(time_us + self.ttl_ms * 1_000, boundary)
 
-    async def _commit(self, made: Made, entry: Entry, facts_blob: Blob) -> Position:
+    async def _commit(self, made: Made, entry: Entry, facts_blob: Blob, claim: Claim | None) -> Position:
         blobs = []
         if made.sheet.digest not in self._durable:
             blobs.append(sheet_blob(made.sheet))
         if facts_blob.digest not in self._durable:
             blobs.append(facts_blob)
-        position = await self.log.submit(entry, blobs)
+        position = await self.log.submit(entry, blobs, claim)
         for blob in blobs:
             self._durable[blob.digest] = None
         while len(self._durable) > REMEMBERED_BLOBS_MAX:

@@ -24,6 +24,7 @@ from policyd.core.fleet import Level
 from policyd.core.workload import Environment
 from policyd.errors import AuditError, Finding, NotFound, Overloaded, RequestError
 from policyd.services.data_directory import DataDirectory
+from policyd.services.idempotency import Kept, found
 
 T = TypeVar("T")
 
@@ -78,17 +79,21 @@ class LogReader:
 
     async def by_id(self, entry_id: str) -> Record:
         """The entry with this id."""
-        found = await self._read(lambda connection: query.by_id(connection, entry_id))
-        if found is None:
+        record = await self._read(lambda connection: query.by_id(connection, entry_id))
+        if record is None:
             raise NotFound(no_entry(entry_id), remedy=NO_ENTRY_REMEDY)
-        return found
+        return record
 
     async def blob(self, digest: str) -> bytes:
         """The sheet, revision or facts with this content address."""
-        found = await self._read(lambda connection: query.blob(connection, digest))
-        if found is None:
+        content = await self._read(lambda connection: query.blob(connection, digest))
+        if content is None:
             raise NotFound(f"the log holds nothing with the digest {digest!r}")
-        return found
+        return content
+
+    async def key(self, scope: bytes, now_us: int) -> Kept | None:
+        """What an idempotency key was used for, if it was and that has not expired."""
+        return await self._read(lambda connection: found(connection, scope, now_us))
 
     async def origin(self) -> str:
         """The name of the log."""

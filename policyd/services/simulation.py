@@ -32,6 +32,7 @@ from policyd.services.activation import Activation
 from policyd.services.answers import Made, Revisions
 from policyd.services.clock import next_boundary_us, uuid7
 from policyd.services.frames import Frames
+from policyd.services.idempotency import Claim
 from policyd.services.sheets import SheetBook, SheetLimits
 
 PERCENT_MAX: Final = 10_000
@@ -127,7 +128,7 @@ def _shared(old: Mapping[str, int], asked: Mapping[str, int]) -> dict[str, int]:
 class _NoLog:
     """The log of a simulation: there is none."""
 
-    async def submit(self, entry: Entry, blobs: Sequence[Blob] = ()) -> Position:
+    async def submit(self, entry: Entry, blobs: Sequence[Blob] = (), claim: Claim | None = None) -> Position:
         """Refuse."""
         raise AuditError(f"a simulation writes nothing, and {len(blobs)} blobs of a {entry.kind} were to be written")
 
