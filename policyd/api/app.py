@@ -17,6 +17,7 @@ from policyd.api.batch import batch_router
 from policyd.api.break_even import BreakEvenRequest, break_even_router
 from policyd.api.decisions import decision_router
 from policyd.api.direct import DirectDecision
+from policyd.api.ext_authz import ext_authz_router
 from policyd.api.fleet import fleet_router
 from policyd.api.gate import Gate
 from policyd.api.health import Readiness, health_router
@@ -25,6 +26,7 @@ from policyd.api.openapi import describe
 from policyd.api.openapi_authzen import AUTHZEN_SHOWN
 from policyd.api.openapi_batch import BATCH_SHOWN
 from policyd.api.openapi_break_even import BREAK_EVEN_SHOWN
+from policyd.api.openapi_ext_authz import EXT_AUTHZ_SHOWN
 from policyd.api.openapi_simulations import SIMULATION_SHOWN
 from policyd.api.parts import Parts
 from policyd.api.simulations import SimulationRequest, simulation_router
@@ -35,6 +37,7 @@ _SHOWN: Final = (
     *AUTHZEN_SHOWN,
     *BATCH_SHOWN,
     *BREAK_EVEN_SHOWN,
+    *EXT_AUTHZ_SHOWN,
     *SIMULATION_SHOWN,
     BreakEvenRequest,
     SimulationRequest,
@@ -54,6 +57,7 @@ def create_app(running: Parts) -> FastAPI:
         batch_router(running),
         break_even_router(running),
         decision_router(running),
+        ext_authz_router(running),
         fleet_router(running),
         health_router(readiness),
         metrics_router(running, readiness),
@@ -76,11 +80,7 @@ def create_app(running: Parts) -> FastAPI:
         app.add_middleware(Followed, tracing=tracing)
 
     def openapi() -> dict[str, Any]:
-        return describe(
-            app,
-            _version(),
-            (*AUTHZEN_SHOWN, *BATCH_SHOWN, SimulationRequest, *SIMULATION_SHOWN, BreakEvenRequest, *BREAK_EVEN_SHOWN),
-        )
+        return describe(app, _version(), _SHOWN)
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's own way to replace the document
     return app

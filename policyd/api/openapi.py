@@ -388,6 +388,7 @@ READY: Final = route(
 _TAGS: Final = [
     {"name": "decisions", "description": "On which pools a workload may run, and the record of it."},
     {"name": "authzen", "description": "The same decisions in the words of OpenID AuthZEN 1.0."},
+    {"name": "enforcement", "description": "For proxies that ask before they forward."},
     {"name": "fleet", "description": "The fleet as decided on."},
     {"name": "health", "description": "For whoever supervises the server."},
     {"name": "documentation", "description": "The pages that the `type` of a problem names."},

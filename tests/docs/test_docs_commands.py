@@ -1,8 +1,8 @@
 """The commands that the README and the tutorials tell a reader to run do run, with the real ``policyd``.
 
 A ``sh`` block below a line ``<!-- run -->`` is executed; ``<!-- run exit=3 -->`` states its exit code. The blocks of
-one document run in order in one scratch directory with a copy of ``examples/`` and ``policies/``. A block of the README
-or a tutorial that has a ``policyd`` command must be marked, or say ``<!-- not run: why -->``.
+one document run in order in one scratch directory with copies of ``deploy``, ``examples`` and ``policies``. A block of
+the README or a tutorial that has a ``policyd`` command must be marked, or say ``<!-- not run: why -->``.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ DOCUMENTS = [
     ROOT / "docs" / "how-to" / "authenticate.md",
     ROOT / "docs" / "how-to" / "observe.md",
     ROOT / "examples" / "journeys" / "README.md",
+    ROOT / "docs" / "how-to" / "envoy.md",
 ]
 BLOCK = re.compile(r"(?:^<!--[ ]*(?P<mark>.+?)[ ]*-->\n\s*)?^```(?:sh|bash|console)\n(?P<code>.*?)^```$", re.M | re.S)
 POLICYD = re.compile(r"^(?:\$ )?policyd ", re.MULTILINE)
@@ -79,7 +80,7 @@ def scratch(folder: Path) -> Path:
     """A directory that looks to a command like the root of a checkout, and may be written to."""
     (folder / "home").mkdir()
     (folder / "work").mkdir()
-    for name in ("examples", "policies"):
+    for name in ("deploy", "examples", "policies"):
         shutil.copytree(ROOT / name, folder / "work" / name)
     return folder
 
