@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 from fastapi import FastAPI, Request
+from pydantic import BaseModel
 
 from policyd.api import problems
 from policyd.api.authzen import authzen_router
@@ -33,7 +34,7 @@ from policyd.api.simulations import SimulationRequest, simulation_router
 from policyd.api.tracing import Admitted, Followed
 from policyd.errors import PolicydError
 
-_SHOWN: Final = (
+_SHOWN: Final[tuple[type[BaseModel], ...]] = (
     *AUTHZEN_SHOWN,
     *BATCH_SHOWN,
     *BREAK_EVEN_SHOWN,

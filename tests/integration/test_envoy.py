@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import httpx
 import pytest
@@ -80,7 +81,7 @@ def envoy_binary() -> Path:
 
 
 @contextmanager
-def envoy(binary: Path, configuration: str, folder: Path, port: int) -> Generator[httpx.Client, None, None]:
+def envoy(binary: Path, configuration: str, folder: Path, port: int, token: str) -> Generator[httpx.Client, None, None]:
     """A running Envoy with this configuration, and a client that speaks to it."""
     (folder / "envoy.yaml").write_text(configuration)
     command = [
@@ -93,8 +94,9 @@ def envoy(binary: Path, configuration: str, folder: Path, port: int) -> Generato
         "--log-level",
         "warn",
     ]
+    environment = {"PATH": "/usr/bin:/bin", "POLICYD_TOKEN": token}
     with (folder / "envoy.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
     try:
         ends = time.monotonic() + START_TIMEOUT_S
         while True:
@@ -130,34 +132,60 @@ class Proxied:
 
 
 @pytest.fixture
-def proxied_by(repository: Path, envoy_binary: Path, tmp_path: Path) -> Callable[[str], Any]:
+def proxied_by(repository: Path, envoy_binary: Path, tmp_path: Path) -> Callable[[str, str], Any]:
     @contextmanager
-    def started(policyd: str) -> Generator[Proxied, None, None]:
+    def started(policyd: str, token: str) -> Generator[Proxied, None, None]:
         port = free_port()
         with upstream(FRANKFURT) as frankfurt, upstream(VIRGINIA) as virginia:
             ports = {8470: int(policyd.rpartition(":")[2]), 8480: port, 8481: frankfurt.port, 8482: virginia.port}
             shipped = (repository / "deploy" / "envoy" / "envoy.yaml").read_text()
             text, replaced = re.subn(r"port_value: (\d+)", lambda found: f"port_value: {ports[int(found[1])]}", shipped)
             assert replaced == len(ports)
-            with envoy(envoy_binary, text, tmp_path, port) as client:
+            with envoy(envoy_binary, text, tmp_path, port, token) as client:
                 yield Proxied(client, frankfurt, virginia)
 
     return started
 
 
+class Tokens(NamedTuple):
+    """The file for policyd, the token of the proxy, and the one of whoever reads the log."""
+
+    file: Path
+    proxy: str
+    auditor: str
+
+
+@pytest.fixture(scope="session")
+def tokens(tmp_path_factory: pytest.TempPathFactory) -> Tokens:
+    file = tmp_path_factory.mktemp("tokens") / "tokens.yaml"
+    found = {}
+    for name, role in (("envoy", "developer"), ("auditor", "auditor")):
+        command = [sys.executable, "-m", "policyd.cli.main", "token", "new", name, "--file", str(file), "--role", role]
+        found[name] = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.strip()
+    return Tokens(file, found["envoy"], found["auditor"])
+
+
 @pytest.fixture
-def proxied(api: Any, proxied_by: Any) -> Generator[Proxied, None, None]:
-    with proxied_by(api.address) as found:
+def asked(serving_with: Any, tokens: Tokens) -> Generator[Any, None, None]:
+    """A policyd that knows the proxy by its token; its client is the auditor's."""
+    with serving_with(auth={"tokens_file": tokens.file}) as server:
+        server.client.headers["authorization"] = f"Bearer {tokens.auditor}"
+        yield server
+
+
+@pytest.fixture
+def proxied(asked: Any, proxied_by: Any, tokens: Tokens) -> Generator[Proxied, None, None]:
+    with proxied_by(asked.address, tokens.proxy) as found:
         yield found
 
 
-def test_an_allowed_workload_reaches_the_pool_that_policyd_ranked_first(api: Any, proxied: Proxied) -> None:
+def test_an_allowed_workload_reaches_the_pool_that_policyd_ranked_first(asked: Any, proxied: Proxied) -> None:
     answer = proxied.ask(BANK)
     assert (answer.status_code, answer.text) == (200, FRANKFURT)
     assert len(proxied.frankfurt.reached) == 1
     assert not proxied.virginia.reached
     told = proxied.frankfurt.reached[0]
-    decision = api.client.get(f"/v1/decisions/{answer.headers['x-policyd-decision-id']}").json()
+    decision = asked.client.get(f"/v1/decisions/{answer.headers['x-policyd-decision-id']}").json()
     assert told["x-policyd-pool"] == FRANKFURT
     assert told["x-policyd-decision-id"] == decision["id"]
     assert decision["outcome"] == "allow"
@@ -171,11 +199,11 @@ def test_another_tenant_reaches_the_other_pool(proxied: Proxied) -> None:
     assert not proxied.frankfurt.reached
 
 
-def test_a_denied_workload_is_403_and_reaches_no_pool(api: Any, proxied: Proxied) -> None:
+def test_a_denied_workload_is_403_and_reaches_no_pool(asked: Any, proxied: Proxied) -> None:
     answer = proxied.ask(BANK, model="gpt-4o-mini")
     assert answer.status_code == 403
     assert answer.json()["denied_by"] == "eligibility"
-    decision = api.client.get(f"/v1/decisions/{answer.json()['decision_id']}").json()
+    decision = asked.client.get(f"/v1/decisions/{answer.json()['decision_id']}").json()
     assert decision["outcome"] == "deny"
     assert proxied.reached() == 0
 
@@ -186,12 +214,12 @@ def test_a_model_that_does_not_exist_reaches_no_pool(proxied: Proxied) -> None:
     assert proxied.reached() == 0
 
 
-def test_nothing_passes_once_policyd_has_stopped(serving_with: Any, proxied_by: Any) -> None:
-    serving = serving_with()
+def test_nothing_passes_once_policyd_has_stopped(serving_with: Any, proxied_by: Any, tokens: Tokens) -> None:
+    serving = serving_with(auth={"tokens_file": tokens.file})
     server = serving.__enter__()
     stopped = False
     try:
-        with proxied_by(server.address) as proxied:
+        with proxied_by(server.address, tokens.proxy) as proxied:
             assert proxied.ask(BANK).status_code == 200
             serving.__exit__(None, None, None)
             stopped = True
@@ -203,7 +231,7 @@ def test_nothing_passes_once_policyd_has_stopped(serving_with: Any, proxied_by: 
             serving.__exit__(None, None, None)
 
 
-def test_what_a_client_says_of_itself_gains_nothing(api: Any, proxied: Proxied) -> None:
+def test_what_a_client_says_of_itself_gains_nothing(asked: Any, proxied: Proxied) -> None:
     claims = {
         "x_policyd_tenant": "spark-startup", "x_policyd_project": "experiments", "x_policyd_classification": "public",
         "x_policyd_pool": VIRGINIA, "x_policyd_pools": VIRGINIA, "X_Policyd_Decision_Id": "0" * 36,
@@ -211,8 +239,15 @@ def test_what_a_client_says_of_itself_gains_nothing(api: Any, proxied: Proxied) 
     answer = proxied.ask(BANK, **claims)
     assert (answer.status_code, answer.text) == (200, FRANKFURT)
     assert not proxied.virginia.reached
-    decision = api.client.get(f"/v1/decisions/{answer.headers['x-policyd-decision-id']}").json()
+    decision = asked.client.get(f"/v1/decisions/{answer.headers['x-policyd-decision-id']}").json()
     assert decision["workload"]["tenant"] == "eu-bank"
+
+
+def test_a_proxy_with_no_valid_token_forwards_nothing(asked: Any, proxied_by: Any, tokens: Tokens) -> None:
+    with proxied_by(asked.address, "forged") as proxied:
+        answer = proxied.ask(BANK, authorization=f"Bearer {tokens.proxy}")
+        assert answer.status_code == 401
+        assert proxied.reached() == 0
 
 
 @pytest.mark.parametrize("host", ["unknown.example", "policyd"])
