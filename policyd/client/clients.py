@@ -7,17 +7,14 @@ Rules: every method is a call of ``policyd.client.calls`` and nothing else; a ca
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Final, TypeVar, Unpack
 
-import httpx
-
 from policyd.client import calls
 from policyd.client.calls import Call, Listing, Reply
-from policyd.client.connections import UNREACHED, Attempts, Body, Connection, Given
+from policyd.client.connections import Attempts, Body, Connection, Given, broken_off
 from policyd.client.documents import (
     Asked,
     Decision,
@@ -47,7 +44,10 @@ class Client:
     """A policyd server, asked from code that waits. Safe to share between threads; close it, or use ``with``."""
 
     def __init__(self, address: str, **given: Unpack[Given]) -> None:
+        import httpx
+
         self.connection = Connection(address=address, **given)
+        self._broken_off = broken_off()
         self._http = httpx.Client(**self.connection.httpx_settings())
 
     def __enter__(self) -> Client:
@@ -77,7 +77,7 @@ class Client:
                 for part in answer.iter_raw():
                     body.add(part)
                 return body.reply()
-        except UNREACHED as error:
+        except self._broken_off as error:
             raise self.connection.unreached(error) from None
 
     def _each(self, listing: Listing[Item]) -> Iterator[Item]:
@@ -160,7 +160,10 @@ class AsyncClient:
     """A policyd server, asked from coroutines of one event loop. Close it with ``aclose``, or use ``async with``."""
 
     def __init__(self, address: str, **given: Unpack[Given]) -> None:
+        import httpx
+
         self.connection = Connection(address=address, **given)
+        self._broken_off = broken_off()
         self._http = httpx.AsyncClient(**self.connection.httpx_settings())
 
     async def __aenter__(self) -> AsyncClient:
@@ -175,6 +178,8 @@ class AsyncClient:
 
     async def send(self, call: Call[Found]) -> Found:
         """Send a call and read its answer. Raises the error that the server answers."""
+        import asyncio
+
         attempts = Attempts(call, self.connection)
         while True:
             try:
@@ -190,7 +195,7 @@ class AsyncClient:
                 async for part in answer.aiter_raw():
                     body.add(part)
                 return body.reply()
-        except UNREACHED as error:
+        except self._broken_off as error:
             raise self.connection.unreached(error) from None
 
     async def _each(self, listing: Listing[Item]) -> AsyncIterator[Item]:

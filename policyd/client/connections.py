@@ -1,29 +1,30 @@
 """How a server is reached: address, credentials, limits, and what counts as an answer at all.
 
 Rules: the environment is not asked (no proxy, no ``.netrc``); no redirect is followed; every wait and every body has a
-limit; a token file is read for each request, so that a renewed token is used; a token is in no message.
+limit; a token file is read for each request, so that a renewed token is used; a token is in no message. httpx is loaded
+when a client is made, since it takes longer than everything else here.
 """
 
 from __future__ import annotations
 
-import ssl
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, TypedDict
-
-import httpx
+from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 from policyd.client.calls import Call, Reply
 from policyd.errors import ConfigError, LimitReached, Overloaded, PolicydError, ServerUnreachable, TimedOut
+
+if TYPE_CHECKING:
+    import ssl
+
+    import httpx
 
 TOKEN_MAX_CHARS: Final = 16_384
 PAUSE_FIRST_S: Final = 0.1
 PAUSE_MAX_S: Final = 5.0
 _PASSING: Final = (ServerUnreachable, Overloaded, TimedOut, LimitReached)
 """What may be over a moment later."""
-UNREACHED: Final = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError)
-"""What httpx raises when no whole answer came."""
 
 
 class Given(TypedDict, total=False):
@@ -73,6 +74,8 @@ class Connection:
 
     def httpx_settings(self) -> dict[str, Any]:
         """The arguments of ``httpx.Client`` and ``httpx.AsyncClient``."""
+        import httpx
+
         return {
             "verify": self._tls(),
             "timeout": httpx.Timeout(self.timeout_s, connect=self.connect_timeout_s),
@@ -82,6 +85,10 @@ class Connection:
         }
 
     def _tls(self) -> ssl.SSLContext:
+        import ssl
+
+        import httpx
+
         if not self.address.lower().startswith("https:"):
             return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # trusts nobody, and costs no reading of authorities
         try:
@@ -134,6 +141,13 @@ class Connection:
         if "://" not in self.address:
             told = f"an address begins with http://, so write http://{self.address}"
         return ServerUnreachable(f"the server at {self.address} does not answer: {told}")
+
+
+def broken_off() -> tuple[type[Exception], ...]:
+    """What httpx raises when no whole answer came."""
+    import httpx
+
+    return (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError)
 
 
 class Body:

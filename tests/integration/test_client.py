@@ -206,4 +206,14 @@ def test_the_import_brings_no_part_of_the_server() -> None:
         "policyd", "policyd.client", "policyd.client.calls", "policyd.client.clients", "policyd.client.connections",
         "policyd.client.documents", "policyd.client.problems", "policyd.errors",
     ]  # fmt: skip
-    assert not {"fastapi", "pydantic", "sqlalchemy", "regopy", "casbin", "yaml", "opentelemetry"} & set(loaded)
+    assert not {
+        "httpx",
+        "rich",
+        "fastapi",
+        "pydantic",
+        "sqlalchemy",
+        "regopy",
+        "casbin",
+        "yaml",
+        "opentelemetry",
+    } & set(loaded)
