@@ -164,3 +164,12 @@ def test_who_is_refused_at_the_door_is_counted(api: Any) -> None:
     assert refused.status_code == 421
     for name in ("policyd_requests_refused_total", "policyd_problems_total"):
         assert value(after, name, code="identity.host") - value(before, name, code="identity.host") == 1
+
+
+def test_the_variable_that_disables_the_sdk_switches_metrics_off(
+    serving_with: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    with serving_with() as server:
+        assert server.client.get("/metrics").json()["code"] == "not_found"
+        assert not server.parts.telemetry.metrics
