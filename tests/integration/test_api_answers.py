@@ -262,4 +262,5 @@ def test_alive_and_ready(api: Any) -> None:
     assert api.client.get("/livez").json() == {"alive": True}
     found = api.client.get("/readyz")
     assert (found.status_code, found.json()["ready"]) == (200, True)
-    assert [check["name"] for check in found.json()["checks"]] == ["server", "snapshot", "log", "facts", "engine"]
+    names = ["server", "snapshot", "log", "facts", "engine", "reload"]
+    assert [check["name"] for check in found.json()["checks"]] == names
