@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 from policyd.client.calls import Call, Reply
-from policyd.errors import ConfigError, LimitReached, Overloaded, PolicydError, ServerUnreachable, TimedOut
+from policyd.errors import (
+    ConfigError,
+    KeyInProgress,
+    LimitReached,
+    Overloaded,
+    PolicydError,
+    ServerUnreachable,
+    TimedOut,
+)
 
 if TYPE_CHECKING:
     import ssl
@@ -23,7 +31,7 @@ if TYPE_CHECKING:
 TOKEN_MAX_CHARS: Final = 16_384
 PAUSE_FIRST_S: Final = 0.1
 PAUSE_MAX_S: Final = 5.0
-_PASSING: Final = (ServerUnreachable, Overloaded, TimedOut, LimitReached)
+_PASSING: Final = (ServerUnreachable, Overloaded, TimedOut, LimitReached, KeyInProgress)
 """What may be over a moment later."""
 
 

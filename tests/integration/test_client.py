@@ -10,11 +10,12 @@ import sys
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
 from policyd.client import AsyncClient, Client
-from policyd.errors import Loosens, NotFound, PolicydError, RequestError, UnknownName
+from policyd.errors import KeyReused, Loosens, NotFound, PolicydError, RequestError, UnknownName
 from tests.integration.conftest import ApiServer
 
 Ask = Callable[..., Any]
@@ -65,6 +66,14 @@ def test_an_allow_is_the_servers_answer_and_is_on_record(ask: Ask, bank_chat: di
     explained = ask("explanation", decision["id"])
     assert [entry["pool"] for entry in explained["ranked"]] == [entry["pool"] for entry in decision["ranked"]]
     assert ask("explanation_text", decision["id"]).startswith(f"Decision {decision['id']}: allow")
+
+
+def test_a_key_repeats_the_recorded_answer(ask: Ask, bank_chat: dict[str, Any]) -> None:
+    key = str(uuid4())
+    first = ask("decide", bank_chat["workload"], idempotency_key=key)
+    assert ask("decide", bank_chat["workload"], idempotency_key=key) == first
+    with pytest.raises(KeyReused):
+        ask("decide", {**bank_chat["workload"], "environment": "staging"}, idempotency_key=key)
 
 
 def test_a_deny_is_an_answer(ask: Ask, bank_chat: dict[str, Any]) -> None:
