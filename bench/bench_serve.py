@@ -183,10 +183,14 @@ class Contestant:
         before = tree_cpu_s(self.pid)
         done = subprocess.run(command, capture_output=True, check=True, timeout=seconds + 120)
         spent = tree_cpu_s(self.pid) - before
-        found: dict[str, float] = orjson.loads(done.stdout)
+        found: dict[str, Any] = orjson.loads(done.stdout)
         if found["failed"]:
-            raise SystemExit(f"{self.name}: {found['failed']:.0f} of {found['answers']:.0f} answers were not 200")
+            raise SystemExit(
+                f"{self.name}: {found['failed']} of {found['answers']} were not answered with 200: "
+                f"{found['first_failure']}"
+            )
         decisions = found["answers"] * self.decisions
+        del found["first_failure"]
         return {**found, "rate": decisions / found["seconds"], "cpu_us": spent * 1e6 / max(1, decisions)}
 
 

@@ -35,6 +35,7 @@ class Load:
     left: int
     times_us: list[int] = field(default_factory=list)
     failed: int = 0
+    first_failure: str = ""
 
 
 class Caller(asyncio.BufferedProtocol):
@@ -80,6 +81,7 @@ class Caller(asyncio.BufferedProtocol):
         load.times_us.append((time.perf_counter_ns() - self._sent_ns) // 1_000)
         if not self._head.startswith(b"HTTP/1.1 200 "):
             load.failed += 1
+            load.first_failure = load.first_failure or self._head.decode("latin-1")[:1_000]
         if load.left <= 0 or time.monotonic() >= load.ends_at:
             self._transport.close()
             self._finish()
@@ -108,10 +110,10 @@ def _length(head: bytes) -> int | None:
     return int(rest.partition(b"\r\n")[0]) if found else None
 
 
-def written(path: str, body: bytes) -> bytes:
+def written(address: str, path: str, body: bytes) -> bytes:
     """A request as it goes over the wire."""
     head = (
-        f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\n"
         f"Accept: */*\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
@@ -132,7 +134,14 @@ async def run(options: argparse.Namespace, requests: list[bytes]) -> dict[str, o
     seconds = time.monotonic() - begin
     times = sorted(load.times_us) or [0]
     at = {name: times[min(len(times) - 1, len(times) * share // 100)] for name, share in (("p50", 50), ("p99", 99))}
-    return {"answers": len(load.times_us), "failed": load.failed, "seconds": seconds, **at, "max": times[-1]}
+    return {
+        "answers": len(load.times_us),
+        "failed": load.failed,
+        "seconds": seconds,
+        **at,
+        "max": times[-1],
+        "first_failure": load.first_failure,
+    }
 
 
 def main() -> None:
@@ -145,7 +154,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--count", type=int, default=1_000_000)
     options = parser.parse_args()
-    requests = [written(options.path, line) for line in Path(options.bodies).read_bytes().splitlines()]
+    requests = [
+        written(options.address.removeprefix("http://"), options.path, line)
+        for line in Path(options.bodies).read_bytes().splitlines()
+    ]
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         print(orjson.dumps(runner.run(run(options, requests))).decode())
 

@@ -31,11 +31,12 @@ from policyd.identity.tokens import TokenFile
 from policyd.ports import Engine, Entitlements, FactSource, PolicyTree
 from policyd.revisions.fleet_files import load_fleet
 from policyd.revisions.policy_files import load_policy_tree
+from policyd.revisions.tree_files import TreeFiles, read_tree_files
 from policyd.services.activation import Activation
 from policyd.services.clock import now_us
 from policyd.services.commit import CommitLimits, Committer
 from policyd.services.data_directory import DataDirectory
-from policyd.services.decisions import DecisionService
+from policyd.services.decisions import DecisionService, WrittenLog
 from policyd.services.facts_holder import FactsHolder
 from policyd.services.log_reader import LogReader
 from policyd.services.readings import observe_parts
@@ -61,7 +62,7 @@ class Running:
     activation: Activation
     book: SheetBook
     facts: FactsHolder
-    committer: Committer
+    committer: WrittenLog
     reader: LogReader
     decisions: DecisionService
     telemetry: Telemetry
@@ -71,6 +72,8 @@ class Running:
     repeats: Repeats
     principal: Principal = LOCAL
     """Who acts on the command line, beside no server."""
+    workers_fault: Callable[[], str | None] = lambda: None
+    """Why not all API processes of this server are ready, or None."""
 
     @property
     def snapshot(self) -> Snapshot:
@@ -170,11 +173,44 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         yield await _assembled(settings, directory, telemetry, opening, partial(_read_trees, settings), stack)
 
 
+@asynccontextmanager
+async def writing(settings: Settings) -> AsyncIterator[tuple[DataDirectory, Committer]]:
+    """Only the writer of the log, for API processes that are other processes. Raises as ``running``."""
+    async with AsyncExitStack() as stack:
+        telemetry = await _start_telemetry(settings, stack)
+        directory = DataDirectory(settings.data_dir)
+        directory.acquire()
+        stack.callback(directory.release)
+        yield directory, await _open_log(settings, directory, telemetry, stack)
+
+
+@asynccontextmanager
+async def running_beside(
+    settings: Settings, log: WrittenLog, read: Read, workers_fault: Callable[[], str | None]
+) -> AsyncIterator[Running]:
+    """A policyd whose log is written by another process; ``read`` gives the trees that this process is to serve."""
+    async with AsyncExitStack() as stack:
+        telemetry = await _start_telemetry(settings, stack)
+
+        async def linked() -> WrittenLog:
+            return log
+
+        parts = await _assembled(settings, DataDirectory(settings.data_dir), telemetry, linked, read, stack)
+        parts.workers_fault = workers_fault
+        yield parts
+
+
+def tree_files(settings: Settings) -> TreeFiles:
+    """The files of both trees as they are now. Raises ``PolicyInvalid`` or ``FleetInvalid``."""
+    policies, fleet = policies_path(settings), fleet_path(settings)
+    return read_tree_files(policies, fleet)
+
+
 async def _assembled(
     settings: Settings,
     directory: DataDirectory,
     telemetry: Telemetry,
-    open_log: Callable[[], Awaitable[Committer]],
+    open_log: Callable[[], Awaitable[WrittenLog]],
     read: Read,
     stack: AsyncExitStack,
 ) -> Running:
@@ -245,7 +281,7 @@ async def _open_log(
     return committer
 
 
-def _start_callers(settings: Settings, log: Committer, stack: AsyncExitStack) -> Callers:
+def _start_callers(settings: Settings, log: WrittenLog, stack: AsyncExitStack) -> Callers:
     """Who may ask, how much, and what is recorded of whom it is refused."""
     limits = settings.limits
     refusals = Refusals(log, limits.refusals_interval_ms)

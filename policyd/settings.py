@@ -217,7 +217,9 @@ class Settings(_Section):
     policies: Path | None = Field(None, description="policy directory; without it the shipped policies")
     host: str = Field("127.0.0.1", description="address to listen on; loopback only until authentication is set up")
     port: Annotated[int, Field(ge=0, le=65_535)] = Field(8_470, description="port to listen on; 0 takes a free one")
-    workers: Annotated[int, Field(ge=1, le=1)] = Field(1, description="API processes")
+    workers: Annotated[int, Field(ge=1, le=64)] = Field(
+        1, description="API processes on one port; with more than one, another process writes the log"
+    )
     decision_ttl_ms: Annotated[int, Field(ge=1_000, le=86_400_000)] = Field(
         60_000, description="how long an answer holds"
     )

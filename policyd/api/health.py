@@ -53,6 +53,7 @@ class Readiness:
             "snapshot": self._snapshot(),
             "log": None if self.parts.committer.healthy else self.parts.committer.fault or "the log is closed",
             "facts": self._facts(),
+            **({"workers": self.parts.workers_fault()} if self.parts.settings.workers > 1 else {}),
         }
 
     def _snapshot(self) -> str | None:

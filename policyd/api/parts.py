@@ -5,14 +5,14 @@ Rules: the surface reads these parts and owns none of them; whoever made them cl
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from policyd.api.callers import Callers
 from policyd.core.snapshot import Snapshot
 from policyd.ports import Engine
-from policyd.services.commit import Committer
 from policyd.services.data_directory import DataDirectory
-from policyd.services.decisions import DecisionService
+from policyd.services.decisions import DecisionService, WrittenLog
 from policyd.services.facts_holder import FactsHolder
 from policyd.services.log_reader import LogReader
 from policyd.services.reload import Reload
@@ -38,7 +38,7 @@ class Parts(Protocol):
     def facts(self) -> FactsHolder: ...
 
     @property
-    def committer(self) -> Committer: ...
+    def committer(self) -> WrittenLog: ...
 
     @property
     def reader(self) -> LogReader: ...
@@ -63,6 +63,9 @@ class Parts(Protocol):
 
     @property
     def reload(self) -> Reload: ...
+
+    @property
+    def workers_fault(self) -> Callable[[], str | None]: ...
 
     @property
     def snapshot(self) -> Snapshot:

@@ -49,14 +49,19 @@ class _Server(uvicorn.Server):
 
 
 async def serve(
-    running: Parts, settings: Settings, ready: Callable[[str], None], stop: asyncio.Event | None = None
+    running: Parts,
+    settings: Settings,
+    ready: Callable[[str], None],
+    stop: asyncio.Event | None = None,
+    shared: socket.socket | None = None,
 ) -> None:
     """Serve until a signal comes or ``stop`` is set. ``ready`` is called once, with the address (``http://host:port``).
 
+    With a ``shared`` socket, which listens already, the address is another process's to announce.
     Raises ``ConfigError`` when the address cannot be bound, and ``AuditError`` when it cannot be announced.
     """
     tls = TlsFiles(settings.tls) if settings.tls.certificate_file is not None else None
-    listener = listen(settings.host, settings.port)
+    listener = shared or listen(settings.host, settings.port)
     with listener:
         address = address_of(listener, secure=tls is not None)
         app = create_app(running)
@@ -77,7 +82,8 @@ async def serve(
         )
 
         def started() -> None:
-            running.directory.announce(address)
+            if shared is None:
+                running.directory.announce(address)
             ready(address)
 
         server = _Server(config, started)
@@ -127,8 +133,11 @@ def _signals(end: Callable[[], None], reload: Callable[[], object]) -> Generator
             loop.remove_signal_handler(number)
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that is bound, not yet listening. Port 0 takes a free one. Raises ``ConfigError``."""
+def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """A socket that is bound, not yet listening. Port 0 takes a free one. Raises ``ConfigError``.
+
+    Of several ``shared`` ones on a port, each gets its part of the connections.
+    """
     try:
         family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         found = socket.socket(family, kind, protocol)
@@ -136,6 +145,8 @@ def listen(host: str, port: int) -> socket.socket:
         raise ConfigError(f"{host}:{port} is no address to listen on: {error.strerror}") from error
     try:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         found.setblocking(False)
         found.bind(where)
     except OSError as error:

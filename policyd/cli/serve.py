@@ -52,7 +52,7 @@ def serve(
         facts=facts,
     )
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(_serve(settings))
+        runner.run(_serve(settings) if settings.workers == 1 else _supervise(settings))
 
 
 async def _serve(settings: Settings) -> None:
@@ -68,6 +68,22 @@ async def _serve(settings: Settings) -> None:
             _who(settings, parts.principal.name),
         )
         await server.serve(parts, settings, _ready)
+
+
+async def _supervise(settings: Settings) -> None:
+    import sys
+
+    from policyd.api.supervisor import Supervisor, supervise
+    from policyd.bootstrap import tree_files, writing
+    from policyd.cli.logs import start_logs
+    from policyd.core.principal import LOCAL
+
+    start_logs(settings.telemetry)
+    command = [sys.executable, "-m", "policyd.cli.api_process"]
+    async with writing(settings) as (directory, committer):
+        say(f"policyd on {settings.data_dir}: {settings.workers} API processes", _who(settings, LOCAL.name))
+        supervisor = Supervisor(settings, directory, committer, lambda: tree_files(settings), command)
+        await supervise(supervisor, _ready)
 
 
 def _who(settings: Settings, name: str) -> str:

@@ -148,6 +148,10 @@ class Committer:
         Raises ``Overloaded`` when the queue is full, and ``AuditError`` when the entry was not recorded, or when that
         cannot be said. A caller that is cancelled may leave its entry in the log.
         """
+        return await self.enqueue(entry, blobs, claim)
+
+    def enqueue(self, entry: Entry, blobs: Iterable[Blob] = (), claim: Claim | None = None) -> asyncio.Future[Position]:
+        """As ``submit``, for who cannot wait: what it would wait for."""
         if self._closed:
             raise AuditError("the log is closed")
         if self._fault is not None:
@@ -161,7 +165,7 @@ class Committer:
         self._ids.add(entry.id)
         self._idle.clear()
         self._schedule()
-        return await waiter.answer
+        return waiter.answer
 
     async def close(self) -> None:
         """Write what waits, then close the log. Submissions fail from now on."""

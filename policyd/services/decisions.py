@@ -42,6 +42,25 @@ class Log(Protocol):
     async def submit(self, entry: Entry, blobs: Sequence[Blob] = (), claim: Claim | None = None) -> Position: ...
 
 
+class WrittenLog(Log, Protocol):
+    """The log with what is known of its writer, which may be another process."""
+
+    @property
+    def healthy(self) -> bool: ...
+
+    @property
+    def fault(self) -> str | None: ...
+
+    @property
+    def origin(self) -> str: ...
+
+    @property
+    def queued_entries(self) -> int: ...
+
+    @property
+    def entries_total(self) -> int: ...
+
+
 class FactsNow(Protocol):
     """The newest facts and their bytes for the log."""
 

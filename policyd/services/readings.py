@@ -18,7 +18,7 @@ from typing import Final, Protocol
 from policyd.core.snapshot import Snapshot
 from policyd.errors import PolicydError
 from policyd.ports import Engine
-from policyd.services.commit import Committer
+from policyd.services.decisions import WrittenLog
 from policyd.services.facts_holder import FactsHolder
 from policyd.services.sheets import SheetBook
 from policyd.telemetry import Sample, Telemetry
@@ -37,7 +37,7 @@ def observe_parts(
     *,
     engine: Engine,
     book: SheetBook,
-    committer: Committer,
+    committer: WrittenLog,
     facts: FactsHolder,
     snapshots: SnapshotNow,
 ) -> None:
@@ -85,7 +85,7 @@ def _observe_engine(telemetry: Telemetry, engine: Engine) -> None:
     telemetry.observe("policyd.engine.workers", lambda: [((), len(engine.worker_pids))])
 
 
-def _observe_log(telemetry: Telemetry, committer: Committer) -> None:
+def _observe_log(telemetry: Telemetry, committer: WrittenLog) -> None:
     telemetry.observe("policyd.commit.queue", lambda: [((), committer.queued_entries)])
     telemetry.observe("policyd.log.entries", lambda: [((), committer.entries_total)])
     telemetry.observe("policyd.log.healthy", lambda: [((), int(committer.healthy))])

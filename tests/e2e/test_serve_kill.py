@@ -184,3 +184,61 @@ def test_reloads_and_an_orderly_end_under_load_drop_nothing(tmp_path: Path, repo
         load.join()
     assert load.refused == []
     assert decisions_logged(data) == len(load.answered)
+
+
+def children(process: subprocess.Popen[str]) -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+
+
+def test_with_two_api_processes_every_answered_decision_survives_a_kill(tmp_path: Path, repository: Path) -> None:
+    data = tmp_path / "data"
+    with served(data, repository, "--workers", "2") as (process, address):
+        load = Load(address)
+        wait_for(load, 100)
+        workers = children(process)
+        process.send_signal(signal.SIGKILL)
+        process.wait(30)
+        load.join()
+        ends = time.monotonic() + 30
+        while any(Path(f"/proc/{pid}/cmdline").exists() for pid in workers):
+            assert time.monotonic() < ends, "an API process outlives the writer of the log"
+            time.sleep(0.1)
+    assert set(load.refused) <= {503}  # what could not be recorded any more is an error, never an allow
+    check_logged(data, load.answered)
+
+
+def test_an_api_process_that_is_killed_is_replaced_and_loses_nothing(tmp_path: Path, repository: Path) -> None:
+    fleet, data = tmp_path / "fleet", tmp_path / "data"
+    shutil.copytree(repository / "examples" / "fleet", fleet)
+    with served(data, repository, "--workers", "2", "--fleet", str(fleet)) as (process, address):
+        load = Load(address)
+        wait_for(load, 100)
+        before = children(process)
+        # What is on disk now was handed to nobody: the new process serves what the others serve.
+        live = fleet_of(address)
+        with (fleet / "tenants.yaml").open("a") as file:
+            file.write("# changed\n")
+        os.kill(before[0], signal.SIGKILL)
+        ends = time.monotonic() + 60
+        while children(process) == before or len(children(process)) < 2 or not ready(address):
+            assert time.monotonic() < ends, "no other process takes its place"
+            time.sleep(0.1)
+        assert {fleet_of(address) for _ in range(12)} == {live}
+        process.send_signal(signal.SIGHUP)
+        while fleet_of(address) == live or not ready(address):
+            assert time.monotonic() < ends, "the new fleet does not go live"
+            time.sleep(0.1)
+        assert len({fleet_of(address) for _ in range(12)} - {live}) == 1
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+        load.join()
+    assert load.refused == []
+    check_logged(data, load.answered)
+
+
+def ready(address: str) -> bool:
+    """Whether a process answers, and says that all are ready."""
+    try:
+        return httpx.get(f"{address}/readyz", timeout=2).status_code == 200
+    except httpx.TransportError:
+        return False
