@@ -107,8 +107,10 @@ def decide(
     )  # fmt: skip
 
 
-def decide_batch(requests: Sequence[Asked], request_id: str | None) -> Call[list[Decision | PolicydError]]:
-    """``POST /v1/decisions/batch``: an answer or an error for each request, in order. It takes no idempotency key."""
+def decide_batch(
+    requests: Sequence[Asked], idempotency_key: str | None, request_id: str | None
+) -> Call[list[Decision | PolicydError]]:
+    """``POST /v1/decisions/batch``: an answer or error for each, in order; each has the key at its place."""
 
     def read(body: bytes) -> list[Decision | PolicydError] | None:
         found = json_of(body)
@@ -121,8 +123,8 @@ def decide_batch(requests: Sequence[Asked], request_id: str | None) -> Call[list
     return Call(
         "POST", "/v1/decisions/batch", read, f"batch of {len(requests)} decisions",
         content=_encoded({"requests": list(requests)}),
-        headers=_headers(request_id=request_id),
-        repeatable=False,
+        headers=_headers(idempotency_key=idempotency_key, request_id=request_id),
+        repeatable=idempotency_key is not None,
     )  # fmt: skip
 
 

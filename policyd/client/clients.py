@@ -96,10 +96,10 @@ class Client:
         return self.send(calls.decide(workload, options, idempotency_key, request_id))
 
     def decide_batch(
-        self, requests: Sequence[Asked], *, request_id: str | None = None
+        self, requests: Sequence[Asked], *, idempotency_key: str | None = None, request_id: str | None = None
     ) -> list[Decision | PolicydError]:
         """Decide many workloads, each for itself: a decision or its error for each, in order."""
-        return self.send(calls.decide_batch(requests, request_id))
+        return self.send(calls.decide_batch(requests, idempotency_key, request_id))
 
     def simulate(self, requests: Sequence[Asked], overrides: Overrides) -> Simulation:
         """Decide with something changed, beside today's decisions. Nothing is recorded or reserved."""
@@ -215,10 +215,10 @@ class AsyncClient:
         return await self.send(calls.decide(workload, options, idempotency_key, request_id))
 
     async def decide_batch(
-        self, requests: Sequence[Asked], *, request_id: str | None = None
+        self, requests: Sequence[Asked], *, idempotency_key: str | None = None, request_id: str | None = None
     ) -> list[Decision | PolicydError]:
         """Decide many workloads, each for itself: a decision or its error for each, in order."""
-        return await self.send(calls.decide_batch(requests, request_id))
+        return await self.send(calls.decide_batch(requests, idempotency_key, request_id))
 
     async def simulate(self, requests: Sequence[Asked], overrides: Overrides) -> Simulation:
         """Decide with something changed, beside today's decisions. Nothing is recorded or reserved."""

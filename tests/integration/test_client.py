@@ -76,6 +76,13 @@ def test_a_key_repeats_the_recorded_answer(ask: Ask, bank_chat: dict[str, Any]) 
         ask("decide", {**bank_chat["workload"], "environment": "staging"}, idempotency_key=key)
 
 
+def test_a_key_repeats_a_batch(ask: Ask, bank_chat: dict[str, Any]) -> None:
+    key = str(uuid4())
+    first = ask("decide_batch", [bank_chat, bank_chat], idempotency_key=key)
+    assert first[0]["id"] != first[1]["id"]
+    assert ask("decide_batch", [bank_chat, bank_chat], idempotency_key=key) == first
+
+
 def test_a_deny_is_an_answer(ask: Ask, bank_chat: dict[str, Any]) -> None:
     workload = {**bank_chat["workload"], "resources": {"gpu_count": 65_536}}
     decision = ask("decide", workload)
