@@ -24,11 +24,12 @@ from policyd.core.principal import Principal
 from policyd.core.sheet import Sheet
 from policyd.core.snapshot import Snapshot
 from policyd.core.workload import DecisionRequest, Workload, WorkloadRequest
-from policyd.errors import AuditError, Forbidden, Overloaded, PolicydError, RequestError, TimedOut
+from policyd.errors import AuditError, Overloaded, PolicydError, RequestError, TimedOut
 from policyd.services.answers import Made, Revisions, answer_pieces, entry_of, error_entry, sheet_blob
 from policyd.services.clock import Now, next_boundary_us, now_us, uuid7
 from policyd.services.frames import Framed, Frames
 from policyd.services.idempotency import Claim
+from policyd.services.permission import require_scope, told_to
 from policyd.services.sheets import SheetBook
 from policyd.telemetry import Stages, Telemetry
 
@@ -148,9 +149,9 @@ class DecisionService:
         try:
             snapshot = self.snapshots.current()
             facts, facts_blob = self.facts.current()
-            framed = self.frames.place(snapshot, request.workload, principal, facts, time_us)
+            framed = self._place(snapshot, request, principal, facts, time_us)
             workload = framed.normalised.workload
-            self._permit(snapshot, principal, workload)
+            require_scope(principal, snapshot.entitlements, "decide", workload)
             stages.ended("normalise")
             known = self.book.find(snapshot, framed.key)
             sheet = known or await self._make_sheet(snapshot, framed, (request.workload, principal))
@@ -246,10 +247,13 @@ class DecisionService:
         # The class has another key there, and the next reload wants to know what leads to it.
         self._first_asked[framed.key] = (request, principal)
 
-    def _permit(self, snapshot: Snapshot, principal: Principal, workload: Workload) -> None:
-        scope = (workload.tenant, workload.project, workload.environment)
-        if not principal.permitted(snapshot.entitlements, "decisions", "decide", *scope):
-            raise Forbidden(f"{principal.name!r} has no entitlement to decide for {'/'.join(scope)!r}")
+    def _place(
+        self, snapshot: Snapshot, request: DecisionRequest, principal: Principal, facts: Facts, time_us: int
+    ) -> Framed:
+        try:
+            return self.frames.place(snapshot, request.workload, principal, facts, time_us)
+        except PolicydError as error:
+            raise told_to(principal, snapshot, "decide", request.workload, error) from None
 
     def _valid_until_us(self, snapshot: Snapshot, time_us: int) -> int:
         boundary = next_boundary_us(time_us, quarterly=snapshot.reads.clock)

@@ -26,13 +26,14 @@ from policyd.core.pool import Pool, Price
 from policyd.core.principal import Principal
 from policyd.core.snapshot import Snapshot
 from policyd.core.workload import DecisionRequest
-from policyd.errors import AuditError, Forbidden, PolicydError, RequestError
+from policyd.errors import AuditError, PolicydError, RequestError
 from policyd.ports import Engine, Entitlements, PolicyTree
 from policyd.services.activation import Activation
 from policyd.services.answers import Made, Revisions
 from policyd.services.clock import next_boundary_us, uuid7
 from policyd.services.frames import Frames
 from policyd.services.idempotency import Claim
+from policyd.services.permission import require_scope, told_to
 from policyd.services.sheets import SheetBook, SheetLimits
 
 PERCENT_MAX: Final = 10_000
@@ -174,11 +175,12 @@ class Simulator:
     async def _made(
         self, snapshot: Snapshot, request: DecisionRequest, principal: Principal, facts: Facts, time_us: int
     ) -> Made:
-        framed = Frames().place(snapshot, request.workload, principal, facts, time_us)
+        try:
+            framed = Frames().place(snapshot, request.workload, principal, facts, time_us)
+        except PolicydError as error:
+            raise told_to(principal, snapshot, "simulate", request.workload, error) from None
         workload = framed.normalised.workload
-        scope = (workload.tenant, workload.project, workload.environment)
-        if not principal.permitted(snapshot.entitlements, "decisions", "simulate", *scope):
-            raise Forbidden(f"{principal.name!r} has no entitlement to simulate for {'/'.join(scope)!r}")
+        require_scope(principal, snapshot.entitlements, "simulate", workload)
         sheet = self._book.find(snapshot, framed.key)
         if sheet is None and self._made_already is not None:
             sheet = self._made_already.find(snapshot, framed.key)
