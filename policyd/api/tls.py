@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import ssl
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -18,13 +19,19 @@ from policyd.settings import TlsSettings
 _log: Final = logging.getLogger(__name__)
 
 
+class _Context(ssl.SSLContext):
+    """A context that knows since when it serves, in seconds since 1970."""
+
+    since_s: float
+
+
 @dataclass
 class TlsFiles:
     """The TLS of a server. ``context`` stays the same object; what it shows to a new connection changes."""
 
     settings: TlsSettings
     context: ssl.SSLContext = field(init=False)
-    _current: ssl.SSLContext = field(init=False)
+    _current: _Context = field(init=False)
     _stamps: tuple[tuple[int, int, int], ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -64,8 +71,9 @@ class TlsFiles:
             found.append((status.st_mtime_ns, status.st_size, status.st_ino))
         return tuple(found)
 
-    def _built(self) -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    def _built(self) -> _Context:
+        context = _Context(ssl.PROTOCOL_TLS_SERVER)
+        context.since_s = time.time()
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["http/1.1"])
         assert self.settings.certificate_file is not None
@@ -75,6 +83,8 @@ class TlsFiles:
                 context.load_verify_locations(self.settings.client_ca_file)
                 required = self.settings.client_certificate == "required"
                 context.verify_mode = ssl.CERT_REQUIRED if required else ssl.CERT_OPTIONAL
+                # A ticket of TLS 1.3 would carry the certificate past a change of the authorities, renewed each time.
+                context.num_tickets = 0
         except (OSError, ValueError) as error:
             raise ConfigError(f"the TLS files do not hold together: {error}") from None
         return context
@@ -90,4 +100,7 @@ def certificate_names(connection: Any) -> tuple[str, ...] | None:
     certificate = connection.getpeercert() if connection is not None else None
     if not certificate:
         return None
+    if connection.session_reused and connection.session.time < connection.context.since_s:
+        # TLS 1.2, resumed: verified by the authorities of before. It names nobody until a whole handshake is made.
+        return ()
     return tuple(value for kind, value in certificate.get("subjectAltName", ()) if kind in ("DNS", "URI"))

@@ -78,3 +78,45 @@ def test_errors_tell_whoever_may_act_what_is_wrong(doors: Doors) -> None:
     assert "did you mean 'eu-bank'" in detail("platform", tenant="eu-bnk")
     assert "name one" in detail("platform")
     assert "may not act for any tenant" in detail("monitor")
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_a_resumed_session_does_not_outlive_its_authority(tmp_path: Path, version: ssl.TLSVersion) -> None:
+    tls = Tls(tmp_path)
+    sidecar = tls.authority.issue_cert("sidecar.lab.internal")
+    flags = {
+        "data_dir": tmp_path / "data",
+        "tls": tls.settings(client_ca_file=tls.files["ca"]),
+        "auth": {
+            "refresh_ms": 100,
+            "certificates": {"sidecar.lab.internal": [granted("developer", tenant="nordic-lab")]},
+        },
+    }
+    context = ssl.create_default_context()
+    tls.authority.configure_trust(context)
+    sidecar.configure_cert(context)
+    context.minimum_version = context.maximum_version = version
+
+    def asked(server: ApiServer, session: ssl.SSLSession | None = None) -> tuple[bytes, ssl.SSLSession | None]:
+        host, port = server.address.removeprefix("https://").split(":")
+        with (
+            socket.create_connection((host, int(port)), 10) as plain,
+            context.wrap_socket(plain, server_hostname="localhost", session=session) as secure,
+        ):
+            secure.sendall(b"GET /v1/pools?limit=1 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            answer = b""
+            while part := secure.recv(65_536):
+                answer += part
+            return answer[9:12], secure.session
+
+    with serving(flags) as server:
+        time.sleep(1.1)  # a session's age is told in whole seconds
+        answer, session = asked(server)
+        assert answer == b"200"
+        assert asked(server, session)[0] == b"200"
+        trustme.CA().cert_pem.write_to_path(tls.files["ca"])
+        time.sleep(0.5)
+        try:
+            assert asked(server, session)[0] in (b"401", b"")
+        except ssl.SSLError:
+            pass  # a whole handshake, and refused
