@@ -6,14 +6,14 @@ record is read back by deciding again on its sheet and facts, so that what is sh
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import PlainTextResponse, Response
 
-from audit.query import FILTERS, Record
+from audit.query import FILTERS, Record, Within
 from policyd.api.bodies import parse_json, read_bytes
 from policyd.api.callers import principal_of, readable, require_readable
 from policyd.api.keys import key_of
@@ -21,11 +21,13 @@ from policyd.api.openapi import DECIDE, EXPLANATION, RECORD, SEARCH
 from policyd.api.parts import Parts
 from policyd.api.problems import request_id_of
 from policyd.api.queries import limit_of, parameters
+from policyd.core.snapshot import Snapshot
 from policyd.core.workload import DecisionRequest
 from policyd.errors import RequestError
 from policyd.services.explanation import explanation_json, explanation_text
 from policyd.services.repeats import Key
 from policyd.services.replay import Replayed, replay
+from policyd.services.simulations import visible_groups
 
 SEARCH_LIMIT_DEFAULT: Final = 100
 _NO_STORE: Final = {"Cache-Control": "no-store"}
@@ -48,6 +50,8 @@ def decision_router(parts: Parts) -> APIRouter:
         filters = parameters(request, (*FILTERS, "cursor", "limit"))
         limit = limit_of(filters, SEARCH_LIMIT_DEFAULT)
         within = readable(principal_of(request), parts.snapshot)
+        if within is not None and _hides(parts.snapshot, within, filters.get("rejected_pool")):
+            within = ()
         page = await parts.reader.search(filters, filters.pop("cursor", None), limit, within=within)
         items = [record_json(record, parts.committer.origin) for record in page.items]
         return _json({"items": items, "next": page.next})
@@ -70,6 +74,14 @@ def decision_router(parts: Parts) -> APIRouter:
         return PlainTextResponse(explanation_text(explained), headers=headers)
 
     return router
+
+
+def _hides(snapshot: Snapshot, within: Sequence[Within], pool: str | None) -> bool:
+    """Whether that is a pool which none of the tenants sees. A search by it must find nothing, as for one that does
+    not exist: the log knows by which hidden pools a tenant was refused, and its answers never say so."""
+    found = snapshot.fleet.pools.get(pool) if pool is not None else None
+    tenants = list(dict.fromkeys(part.tenant for part in within))
+    return found is not None and found.group not in visible_groups(snapshot.entitlements, snapshot.fleet, tenants)
 
 
 Endpoint = Callable[[Request], Awaitable[Response]]

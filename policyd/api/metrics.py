@@ -1,7 +1,8 @@
 """``GET /metrics``: every number of ``policyd.telemetry`` for Prometheus.
 
 Rules: it answers when everything else is refused for too much work; it is written in a thread, once at a time, so that
-no decision waits for it and a flood of scrapes costs one; the engine is asked for its health as ``/readyz`` asks.
+no decision waits for it and a flood of scrapes costs one; the engine is asked for its health as ``/readyz`` asks;
+metrics that name tenants are for those who may read them for every tenant.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from policyd.api.callers import principal_of, require_somewhere
 from policyd.api.health import Readiness
 from policyd.api.openapi_metrics import METRICS
 from policyd.api.parts import Parts
-from policyd.errors import NotFound
+from policyd.errors import Forbidden, NotFound
 
 _NO_STORE: Final = {"Cache-Control": "no-store"}
 
@@ -31,7 +32,10 @@ def metrics_router(parts: Parts, readiness: Readiness) -> APIRouter:
     @router.get("/metrics", summary="Metrics for Prometheus", **METRICS)
     async def metrics(request: Request) -> Response:
         """All metrics in the text format of Prometheus, or in OpenMetrics when the scraper asks for that."""
-        require_somewhere(principal_of(request), parts.snapshot, "telemetry", "read")
+        principal, snapshot = principal_of(request), parts.snapshot
+        tenants = require_somewhere(principal, snapshot, "telemetry", "read")
+        if parts.telemetry.tenant_label and len(tenants) < len(snapshot.fleet.tenants):
+            raise Forbidden(f"{principal.name!r} may not read telemetry for every tenant, and the metrics name each")
         if exposition is None:
             raise NotFound(
                 "metrics are switched off", remedy="set telemetry.metrics to true, and leave OTEL_SDK_DISABLED unset"

@@ -1,6 +1,7 @@
 """What if, over HTTP: today's decision beside the one with something changed.
 
-Rules: nothing is recorded as a decision and nothing is reserved; a caller without the entitlement to simulate for any
+Rules: nothing is recorded as a decision and nothing is reserved, and who simulates where it may not is recorded as
+refused; a caller without the entitlement to simulate for any
 tenant is refused before any work; a workload that fails has its problem in its place.
 """
 
@@ -20,7 +21,7 @@ from policyd.api.openapi_simulations import SIMULATE
 from policyd.api.parts import Parts
 from policyd.api.problems import problem_json, request_id_of
 from policyd.core.workload import DecisionRequest, Given, Name, WorkloadRequest
-from policyd.errors import Finding, RequestError, TooLarge
+from policyd.errors import Finding, Forbidden, RequestError, TooLarge
 from policyd.services.answers import answer
 from policyd.services.clock import from_rfc3339
 from policyd.services.simulation import PERCENT_MAX, WEIGHTS_TOTAL, Overrides, Simulated
@@ -65,6 +66,11 @@ def simulation_router(parts: Parts) -> APIRouter:
         asked = asked_of(body, workloads_max)
         deadline_ms = limits.request_timeout_ms * DEADLINE_PERCENT // 100
         compared = await parts.simulations.compare(asked, principal, deadline_ms)
+        refused = {
+            str(side.error): side.error for entry in compared if isinstance((side := entry.today).error, Forbidden)
+        }
+        for error in refused.values():
+            await parts.callers.refused(request.scope, error)
         document = simulation_json(compared, request_id_of(request))
         return Response(orjson.dumps(document), headers={"Cache-Control": "no-store"}, media_type="application/json")
 

@@ -57,7 +57,7 @@ def normalise(request: WorkloadRequest, principal: Principal, fleet: Fleet) -> N
     defaults = (project.defaults, tenant.defaults, fleet.document.defaults)
     environment = _environment(request, project, defaults)
     model = known(fleet.models, request.model, "model", "workload.model")
-    sources = _sources(request, project, fleet)
+    sources = _sources(request, tenant, project, fleet)
     terms = merge(fleet, tenant, project, sources)
     demand = {name: _first(name, request.demand, [d.demand for d in defaults]) for name in _DEMAND}
     if request.demand.hourly is not None and request.demand.requests_per_hour is None:
@@ -163,12 +163,14 @@ def _version(request: WorkloadRequest, model: Model, environment: str) -> str:
     return (approved or model.versions)[0].version
 
 
-def _sources(request: WorkloadRequest, project: Project, fleet: Fleet) -> tuple[DataSource, ...]:
+def _sources(request: WorkloadRequest, tenant: Tenant, project: Project, fleet: Fleet) -> tuple[DataSource, ...]:
     # An empty list names none, just as silence does: with it, a caller would shed every duty of its data.
     names = tuple(sorted(set(request.data.sources or ()))) or project.sources
+    # What only other tenants use does not exist here, so that no error tells of their data.
+    usable = {name: fleet.data_sources[name] for one in tenant.projects for name in one.sources}
     found = []
     for name in names:
-        source = known(fleet.data_sources, name, "data source", "workload.data.sources")
+        source = known(usable, name, "data source", "workload.data.sources")
         if name not in project.sources:
             raise Forbidden(
                 f"project {project.name!r} may not use data source {name!r}",

@@ -32,7 +32,7 @@ def told_to(
     name = request.tenant
     if name is None and principal.tenants is not None and len(principal.tenants) == 1:
         (name,) = principal.tenants
-    asked = [name] if name in tenants else list(tenants)
+    asked = [name] if name is not None and name in tenants else list(tenants)
     allowed = [one for one in asked if principal.permitted_somewhere(snapshot.entitlements, OBJECT, action, one)]
     # Who may do it for every tenant may know which there are; without a name, one is enough to be told to name it.
     if (allowed and name is None) or len(allowed) == len(asked):

@@ -122,7 +122,13 @@ def test_sources_that_are_not_named_are_all_in_use() -> None:
 
 def test_a_source_of_another_project_is_forbidden() -> None:
     with pytest.raises(Forbidden, match="may not use data source"):
-        normal({**BANK, "data": {"sources": ["clinical-records"]}})
+        normal({**BANK, "data": {"sources": ["bank-transactions"]}})
+
+
+@pytest.mark.parametrize("name", ["clinical-records", "clinical-recrds", "nowhere"])
+def test_a_source_of_another_tenant_does_not_exist(name: str) -> None:
+    with pytest.raises(UnknownName, match=f"^unknown data source '{name}'$"):
+        normal({**BANK, "data": {"sources": [name]}})
 
 
 @pytest.mark.parametrize(
