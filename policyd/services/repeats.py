@@ -4,7 +4,7 @@
         ──new──► decide, with the claim in the entry's transaction    ──used, other body──► 422
 
 Rules: nothing is decided under a key whose use cannot be looked up; the stored answer is the recorded decision with its
-own ``valid_until``, never a new one; an error did nothing, so it uses no key.
+own ``valid_until``, never a new one, and only for who may still ask for it; an error did nothing, so it uses no key.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 
 from policyd.core.principal import Principal
-from policyd.core.workload import DecisionRequest
+from policyd.core.workload import DecisionRequest, Workload
 from policyd.errors import AuditError, KeyInProgress, KeyReused
 from policyd.services.answers import answer_pieces
 from policyd.services.clock import Now, now_us
@@ -50,11 +50,17 @@ class Repeats:
         scope, digest = self._scope(request, principal, key), sha256(key.content).digest()
         with self._busy(scope):
             stored = await self._stored(scope, digest)
-            if stored is not None:
+            if stored is not None and self._permitted(principal, stored.made.workload):
                 return stored
+            # Who has lost the right since then is refused, and recorded as refused, like anybody without it.
             time_us = self.now()
             claim = Claim(scope, digest, time_us, time_us + self.ttl_ms * 1_000)
             return await self.decisions.decide(request, principal, request_id, claim)
+
+    def _permitted(self, principal: Principal, workload: Workload) -> bool:
+        entitled = self.decisions.snapshots.current().entitlements
+        scope = (workload.tenant, workload.project, workload.environment)
+        return principal.permitted(entitled, "decisions", "decide", *scope)
 
     async def check(self, request: DecisionRequest, principal: Principal, key: Key) -> None:
         """Raise what ``decide`` would raise for a key that was used with another body."""

@@ -10,9 +10,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
+import orjson
 import pytest
 import trustme
 
+from policyd.identity.tokens import new_token
 from tests.integration.conftest import ApiServer, serving
 from tests.integration.test_api_bad_input import check_problem
 from tests.integration.test_api_identity import BANK, Doors, Tls, bearer, granted, tokens_file
@@ -164,3 +167,29 @@ def test_metrics_that_name_tenants_are_for_those_who_read_for_all(tmp_path: Path
     with serving(flags) as server:
         check_problem(server, server.client.get("/metrics", headers=bearer(made["bank"])), 403, "identity.forbidden")
         assert server.client.get("/metrics", headers=bearer(made["all"])).status_code == 200
+
+
+def test_a_key_gives_nothing_to_who_has_lost_the_right(tmp_path: Path) -> None:
+    path = tmp_path / "tokens.yaml"
+    token, digest = new_token()
+
+    def grant(*grants: dict[str, Any]) -> None:
+        path.write_bytes(orjson.dumps({"tokens": [{"name": "bank", "sha256": digest, "grants": grants}]}))
+
+    grant(granted("developer", tenant="eu-bank"))
+    auth = {"tokens_file": path, "refresh_ms": 100}
+    with serving({"data_dir": tmp_path / "data", "auth": auth}) as server:
+
+        def asked(path: str, body: dict[str, Any]) -> httpx.Response:
+            return server.client.post(path, json=body, headers={**bearer(token), "Idempotency-Key": "k"})
+
+        first = asked("/v1/decisions", BANK)
+        assert first.status_code == 200
+        assert asked("/v1/decisions", BANK).json()["id"] == first.json()["id"]
+        assert asked("/v1/decisions/batch", {"requests": [BANK]}).json()["items"][0]["status"] == 200
+        grant(granted("auditor", tenant="eu-bank"))
+        time.sleep(0.5)
+        refused = asked("/v1/decisions", BANK)
+        check_problem(server, refused, 403, "identity.forbidden")
+        assert "x-policyd-decision-id" in refused.headers
+        assert asked("/v1/decisions/batch", {"requests": [BANK]}).json()["items"][0]["status"] == 403
