@@ -78,6 +78,7 @@ class IssuerClaims:
                 leeway=self.rules.leeway_s,
                 options={"require": ["exp", "iss", "aud"], "verify_iat": True, "verify_nbf": True},
             )
+            ends = float(claims["exp"]) + self.rules.leeway_s
         except jwt.ExpiredSignatureError:
             raise Unauthenticated("the token has expired", remedy="ask the issuer for a new token") from None
         except jwt.InvalidAudienceError:
@@ -87,9 +88,7 @@ class IssuerClaims:
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError):
             # The library's own words may repeat what was sent.
             raise Unauthenticated("the token does not verify") from None
-        now = self.now_s()
-        ends = float(claims["exp"]) + self.rules.leeway_s
-        return self._principal(claims), min(ends, now + REMEMBERED_S)
+        return self._principal(claims), min(ends, self.now_s() + REMEMBERED_S)
 
     def _header(self, token: str) -> tuple[str, str]:
         """Algorithm and name of the key, as claimed: nothing of it is believed but which key to try."""

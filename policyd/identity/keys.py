@@ -55,7 +55,8 @@ class IssuerKeys:
         if self._due():
             await self._fetch()
         found = self._keys.get(name)
-        if found is None and self._may_try():
+        # A fetch in progress may bring the key: whoever comes meanwhile waits for it and asks for none.
+        if found is None and (self._may_try() or self._fetching.locked()):
             await self._fetch()
             found = self._keys.get(name)
         if self._fetched_at is None or self._older_than(self._fetched_at, self.times.max_age_ms):

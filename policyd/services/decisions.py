@@ -12,6 +12,7 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -175,9 +176,10 @@ class DecisionService:
             raise
         except PolicydError as error:
             await self._record_error(decision_id, time_us, principal, request_id, request, error, snapshot, workload)
-            # Who waits for the same sheet gets the same error object, so nothing may come between this and the raise.
-            error.decision_id = decision_id
-            raise
+            # Who waits for the same sheet gets the same error object; each is told its own id.
+            own = copy(error)
+            own.decision_id = decision_id
+            raise own from error
         except Exception as fault:
             unforeseen = PolicydError(f"an unforeseen {type(fault).__name__} stopped the decision")
             unforeseen.decision_id = decision_id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import ssl
 import time
@@ -15,6 +16,7 @@ import orjson
 import pytest
 import trustme
 
+from policyd.errors import EngineError
 from policyd.identity.tokens import new_token
 from tests.integration.conftest import ApiServer, serving
 from tests.integration.test_api_bad_input import check_problem
@@ -193,3 +195,19 @@ def test_a_key_gives_nothing_to_who_has_lost_the_right(tmp_path: Path) -> None:
         check_problem(server, refused, 403, "identity.forbidden")
         assert "x-policyd-decision-id" in refused.headers
         assert asked("/v1/decisions/batch", {"requests": [BANK]}).json()["items"][0]["status"] == 403
+
+
+def test_items_that_wait_for_the_same_failure_have_ids_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def failing(*_: object) -> None:
+        await asyncio.sleep(0.2)
+        raise EngineError("no verdict")
+
+    with serving({"data_dir": tmp_path / "data"}) as server:
+        monkeypatch.setattr(server.parts.engine, "evaluate", failing)
+        items = server.client.post("/v1/decisions/batch", json={"requests": [BANK] * 3}).json()["items"]
+        assert [item["status"] for item in items] == [503] * 3
+        assert len({item["decision_id"] for item in items}) == 3
+        for item in items:
+            assert server.client.get(f"/v1/decisions/{item['decision_id']}").json()["code"] == EngineError.code

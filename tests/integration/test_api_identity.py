@@ -8,6 +8,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -61,7 +62,9 @@ class Issuer:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 issuer.asked += 1
-                body = issuer.document() if issuer.mode == "well" else b"<html>"
+                body = issuer.document() if issuer.mode in ("well", "slow") else b"<html>"
+                if issuer.mode == "slow":
+                    time.sleep(0.5)
                 self.send_response(500 if issuer.mode == "down" else 200)
                 self.end_headers()
                 if issuer.mode == "hang":
@@ -315,6 +318,9 @@ BAD_CLAIMS: dict[str, Callable[[Issuer], str]] = {
     "no audience": lambda i: i.token(aud=None),
     "another issuer": lambda i: i.token(iss="https://issuer.example/realm/"),
     "no end": lambda i: i.token(exp=None),
+    "an end beyond numbers": lambda i: jwt.encode(
+        {"iss": ISSUER, "aud": AUDIENCE, "sub": "x", "exp": 10**400}, i.keys["one"], "RS256", headers={"kid": "one"}
+    ),
     "an endless end": lambda i: i.token(exp=float("inf")),
     "no subject": lambda i: i.token(sub=None),
     "a subject that is no text": lambda i: i.token(sub="x\ny"),
@@ -385,6 +391,14 @@ def test_keys_rotate(tmp_path: Path, own_issuer: Issuer) -> None:
         assert own_issuer.asked == before
         # A key of another kind than the algorithm needs.
         check_problem(server, decide(server, own_issuer.token(kid="two")), 401, "identity.unauthenticated")
+
+
+def test_who_comes_while_keys_are_fetched_waits_for_them(tmp_path: Path, own_issuer: Issuer) -> None:
+    own_issuer.mode = "slow"
+    with with_issuer(tmp_path, own_issuer) as server, ThreadPoolExecutor(4) as pool:
+        tokens = [own_issuer.token(sub=str(number)) for number in range(4)]
+        assert {answer.status_code for answer in pool.map(lambda token: decide(server, token), tokens)} == {200}
+        assert own_issuer.asked == 1
 
 
 @pytest.mark.parametrize("mode", ["down", "html", "hang"])
