@@ -427,7 +427,9 @@ def test_nothing_computes_on_after_the_deadline(fresh: Running) -> None:
     loaded = fresh.run(fresh.engine.load(tree("loops3", LOOPS)))
     fresh.ask(loaded.digest, ("loop", {"pool": {"n": 20_000}}), deadline_ms=300)
     time.sleep(0.3)
-    assert (fresh.engine.counts.timeouts, fresh.engine.counts.killed) == (1, 1)
+    assert fresh.engine.counts.timeouts == 1
+    # OPA may give up by itself once its caller has left, and then there is nothing to kill; a worker never does.
+    assert fresh.engine.counts.killed == 1 or "opa" in fresh.engine.name.lower()
     before = {pid: processor_ticks(pid) for pid in fresh.pids}
     time.sleep(0.5)
     for pid, ticks in before.items():

@@ -12,6 +12,8 @@ from policyd.api.openapi import DecisionDocument, FleetDocument, ModelPage, Pool
 from policyd.errors import all_errors
 
 ROUTES = {
+    ("get", "/ext-authz/{path}"),
+    ("post", "/ext-authz/{path}"),
     ("post", "/v1/decisions"),
     ("post", "/v1/decisions/batch"),
     ("get", "/v1/decisions"),

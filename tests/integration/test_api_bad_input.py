@@ -273,7 +273,7 @@ def test_a_method_that_is_not_answered(api: Any, method: str, path: str, allow: 
 @pytest.mark.parametrize(
     "path",
     [
-        "/", "/v1", "/v1/decisions/", "/v2/decisions", "/docs", "/v1/decisions/batch", "/v1/simulations",
+        "/", "/v1", "/v1/decisions/", "/v2/decisions", "/docs", "/v1/decisions/batch", "/v1/simulation",
         "/v1/decisions/1", "/v1/decisions/01990000-0000-7000-8000-000000000000",
         "/v1/decisions/01990000-0000-7000-8000-000000000000/explanation",
         "/v1/decisions/'%3B%20DROP%20TABLE%20entry%3B--", "/v1/decisions/%00", "/v1/decisions/%ff%fe",

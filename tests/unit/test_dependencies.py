@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 OURS = {"policyd", "audit", "connectors"}
-FOUND_BY_NAME = {"uvloop", "httptools"}  # uvicorn looks for them
+FOUND_BY_NAME = {"uvloop", "httptools", "cryptography"}  # uvicorn and PyJWT look for them
 
 
 def project(repository: Path) -> dict[str, list[str]]:
