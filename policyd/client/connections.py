@@ -152,10 +152,14 @@ class Connection:
 
 
 def broken_off() -> tuple[type[Exception], ...]:
-    """What httpx raises when no whole answer came."""
+    """What is raised when no whole answer came: httpx's own, and what its transports let through.
+
+    With TLS 1.3 a server refuses a missing certificate after the handshake, and the asynchronous transport passes
+    that ``ssl.SSLError``, an ``OSError``, on as it is.
+    """
     import httpx
 
-    return (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError)
+    return (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError)
 
 
 class Body:

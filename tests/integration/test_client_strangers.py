@@ -50,7 +50,8 @@ class Stranger:
             try:
                 connection.settimeout(5)
                 if self._context:
-                    connection = self._context.wrap_socket(connection, server_side=True)
+                    connection = self._context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+                    connection = shaken(connection)
                 self.heard.append(connection.recv(65_536))
                 self._talk(connection)
                 connection.shutdown(socket.SHUT_WR)
@@ -66,6 +67,19 @@ class Stranger:
         self._thread.join(10)
         self._listener.close()
         assert not self._thread.is_alive()
+
+
+def shaken(connection: ssl.SSLSocket) -> socket.socket:
+    """After the handshake; a refused one is waited out: to close with something unread would reset the refusal."""
+    try:
+        connection.do_handshake()
+    except ssl.SSLError:
+        with socket.socket(fileno=connection.detach()) as plain:
+            plain.settimeout(1)
+            while plain.recv(65_536):
+                pass
+        raise
+    return connection
 
 
 @contextmanager
