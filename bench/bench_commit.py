@@ -19,7 +19,7 @@ from uuid import uuid4
 from audit.record import Blob, Entry, Search, encode
 from audit.store import Durability
 from policyd.services.clock import uuid7
-from policyd.services.commit import Committer
+from policyd.services.committer import Committer
 from policyd.services.data_directory import DataDirectory
 
 POOLS = 60

@@ -34,7 +34,7 @@ from policyd.revisions.policy_files import load_policy_tree
 from policyd.revisions.tree_files import TreeFiles, read_tree_files
 from policyd.services.activation import Activation
 from policyd.services.clock import now_us
-from policyd.services.commit import CommitLimits, Committer
+from policyd.services.committer import Committer
 from policyd.services.data_directory import DataDirectory
 from policyd.services.decisions import DecisionService, WrittenLog
 from policyd.services.facts_holder import FactsHolder
@@ -45,6 +45,7 @@ from policyd.services.reload import Reload
 from policyd.services.repeats import Repeats
 from policyd.services.sheets import SheetBook, SheetLimits
 from policyd.services.simulations import SimulationLimits, Simulations
+from policyd.services.writer import CommitLimits
 from policyd.settings import AuthSettings, EngineSettings, OidcSettings, Settings
 from policyd.telemetry import Exposition, Telemetry
 

@@ -24,7 +24,7 @@ from typing import Any, Final
 from policyd.api.server import address_of, listen
 from policyd.errors import ConfigError, PolicydError
 from policyd.revisions.tree_files import TreeFiles
-from policyd.services.commit import Committer
+from policyd.services.committer import Committer
 from policyd.services.data_directory import DataDirectory
 from policyd.services.remote_log import WriterLink
 from policyd.settings import Settings

@@ -20,7 +20,7 @@ from typing import Any, Final
 from audit.record import Blob, Entry
 from audit.store import Position
 from policyd.errors import AuditError, Overloaded, PolicydError
-from policyd.services.commit import Committer
+from policyd.services.committer import Committer
 from policyd.services.idempotency import Claim
 from policyd.services.link import (
     Answered,

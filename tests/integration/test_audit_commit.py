@@ -15,9 +15,10 @@ import pytest
 
 from audit.record import Blob, Entry, Search
 from policyd.errors import AuditError, AuditLocked, NotFound, Overloaded, RequestError
-from policyd.services.commit import CommitLimits, Committer
+from policyd.services.committer import Committer
 from policyd.services.data_directory import DataDirectory
 from policyd.services.log_reader import LogReader
+from policyd.services.writer import CommitLimits
 
 SHEET = Blob.of("sheet", b"a sheet", (("rule", "location_not_permitted"),))
 QUICK = CommitLimits(retry_first_ms=5, retry_max_ms=20)

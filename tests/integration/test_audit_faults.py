@@ -18,8 +18,9 @@ import pytest
 from audit import query, store
 from audit.record import Entry, Search
 from policyd.errors import AuditError
-from policyd.services.commit import CommitLimits, Committer
+from policyd.services.committer import Committer
 from policyd.services.data_directory import DataDirectory
+from policyd.services.writer import CommitLimits
 
 IN_FLIGHT = 64
 
@@ -27,7 +28,7 @@ WRITER = """
 import asyncio, os, sys
 from pathlib import Path
 from audit.record import Entry, Search
-from policyd.services.commit import Committer
+from policyd.services.committer import Committer
 from policyd.services.data_directory import DataDirectory
 
 async def caller(committer, first):
@@ -161,7 +162,8 @@ import asyncio, json, resource, sys, time
 from pathlib import Path
 from audit.record import Entry, Search
 from policyd.errors import AuditError
-from policyd.services.commit import Committer, CommitLimits
+from policyd.services.committer import Committer
+from policyd.services.writer import CommitLimits
 from policyd.services.data_directory import DataDirectory
 
 def entry(nth):

@@ -1,0 +1,191 @@
+"""The thread that owns the connection to the log: it takes a batch, and answers when the batch is durable.
+
+    serving ──write error──► broken ──reopened and verified──► serving
+       │                        │
+       └──────── close ─────────┴──────────────► closed
+
+Rules: a batch that met an error is answered with an error, even when it turns out to be stored; nothing is retried on a
+handle that failed. A whole batch crosses to the thread at once, and back at once, because two threads that pass single
+rows fight for the interpreter lock.
+It refuses: to serve a log that it could not verify.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Final, Protocol
+
+from sqlalchemy import Connection, Engine
+
+from audit import store
+from audit.errors import AuditFailure
+from audit.store import Durability
+from policyd.errors import AuditError
+from policyd.services.commit import Batch, Commit, Outcome
+from policyd.services.data_directory import DataDirectory
+
+_log: Final = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class CommitLimits:
+    """Bounds of the writer. Times in the unit that the name ends with.
+
+    ``collect_us`` is how long an idle writer waits for company before it starts; 0 takes what one turn of the event
+    loop brings, which is best when the disk is slower than the callers.
+    """
+
+    batch_max_entries: int = 512
+    collect_us: int = 0
+    queue_max_entries: int = 4_096
+    retry_first_ms: int = 100
+    retry_max_ms: int = 5_000
+    keys_max: int = 1_000_000
+
+
+class Listener(Protocol):
+    """Who is told, on the event loop, what became of a batch."""
+
+    def answered(self, outcomes: Sequence[Outcome], fault: str | None) -> None: ...
+
+    def recovered(self) -> None: ...
+
+
+class Writer:
+    """The thread that owns the database connection. One batch is in its hands at a time."""
+
+    def __init__(self, directory: DataDirectory, durability: Durability, limits: CommitLimits, origin: str) -> None:
+        self.origin = origin
+        self._directory = directory
+        self._durability = durability
+        self._limits = limits
+        self._batches: SimpleQueue[Batch | None] = SimpleQueue()
+        self._stopping = threading.Event()
+        self._loop = asyncio.get_running_loop()
+        self._thread: threading.Thread | None = None
+        self._engine: Engine | None = None
+        self._connection: Connection | None = None
+        self._commit: Commit | None = None
+        self._created = False
+        self._answered_entries = 0
+        self.entries_total = 0
+
+    def start(self, listener: Listener, opened: asyncio.Future[None]) -> None:
+        """Start the thread; ``opened`` is answered from the loop."""
+        self._thread = threading.Thread(target=self._run, args=(listener, opened), name="audit-writer", daemon=True)
+        self._thread.start()
+
+    def take(self, batch: Batch) -> None:
+        """Hand over a batch; its outcomes come to the listener."""
+        self._batches.put(batch)
+
+    def stop(self) -> None:
+        """End the thread after the batch that it has."""
+        self._stopping.set()
+        self._batches.put(None)
+
+    def join(self) -> None:
+        """Wait for the end of the thread."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self, listener: Listener, opened: asyncio.Future[None]) -> None:
+        try:
+            self._open()
+        except Exception as error:  # noqa: BLE001 - whatever it is, opening failed and the caller must hear it
+            self._tell(_fail, opened, _as_audit_error("the log cannot be opened", error))
+            return
+        self._tell(_succeed, opened)
+        while (batch := self._batches.get()) is not None:
+            try:
+                outcomes = self._write(batch)
+            except Exception as error:  # noqa: BLE001 - any failure may have left the handle unsound: fail closed
+                fault = _as_audit_error("the log cannot be written", error)
+                _log.error("audit log broken: %s", fault.detail)
+                self._shut()
+                self._tell(listener.answered, [AuditError(fault.detail) for _ in batch], fault.detail)
+                self._recover(listener, batch)
+            else:
+                self._tell(listener.answered, outcomes, None)
+        self._shut()
+
+    def _open(self) -> None:
+        """Open the log and check that nothing which was answered is missing; only the first time may it be created."""
+        path, limits = self._directory.log_path, self._limits
+        try:
+            self._engine = store.open_sqlite(path, self._durability, origin=None if self._created else self.origin)
+            self._connection = self._engine.connect()
+            self._commit = Commit(
+                self._connection, path, keys_max=limits.keys_max, answered_entries=self._answered_entries
+            )
+            self.origin = self._commit.origin
+            self.entries_total = self._commit.entries_total
+            self._created = True
+        except BaseException:
+            self._shut()
+            raise
+
+    def _shut(self) -> None:
+        connection, engine = self._connection, self._engine
+        self._connection = self._engine = self._commit = None
+        # Closing a handle that failed may fail again; it is not used any more, so that changes nothing.
+        with contextlib.suppress(Exception):
+            if connection is not None:
+                connection.close()
+        with contextlib.suppress(Exception):
+            if engine is not None:
+                engine.dispose()
+
+    def _write(self, batch: Batch) -> list[Outcome]:
+        assert self._commit is not None
+        outcomes = self._commit.write(batch)
+        self.entries_total = self._answered_entries = self._commit.entries_total
+        return outcomes
+
+    def _recover(self, listener: Listener, batch: Batch) -> None:
+        """Reopen until the log verifies or the committer closes; waits longer each time."""
+        pause_ms = self._limits.retry_first_ms
+        while not self._stopping.wait(pause_ms / 1_000):
+            try:
+                self._open()
+                assert self._commit is not None
+                stored = self._commit.recorded(batch)
+            except Exception as error:  # noqa: BLE001 - any failure means not yet
+                self._shut()
+                pause_ms = min(pause_ms * 2, self._limits.retry_max_ms)
+                _log.warning("audit log still broken: %s", _as_audit_error("reopening failed", error).detail)
+                continue
+            _log.warning(
+                "audit log recovered; of %d entries answered with an error, %d are stored", len(batch), len(stored)
+            )
+            self._tell(listener.recovered)
+            return
+
+    def _tell(self, callback: object, *arguments: object) -> None:
+        assert callable(callback)
+        # A loop that is gone has no waiters left; what was durable stays durable.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(callback, *arguments)
+
+
+def _as_audit_error(what: str, error: Exception) -> AuditError:
+    if isinstance(error, AuditFailure):
+        return AuditError(f"{what}: {error}")
+    cause = getattr(error, "orig", None) or error
+    return AuditError(f"{what}: {cause}")
+
+
+def _succeed(opened: asyncio.Future[None]) -> None:
+    if not opened.done():
+        opened.set_result(None)
+
+
+def _fail(opened: asyncio.Future[None], error: AuditError) -> None:
+    if not opened.done():
+        opened.set_exception(error)
