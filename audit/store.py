@@ -22,13 +22,14 @@ from typing import Any, Final, Literal, TypeVar
 from urllib.parse import quote
 from uuid import UUID
 
-from sqlalchemy import Connection, Engine, Table, bindparam, create_engine, event, func, inspect, select
+from sqlalchemy import Connection, Engine, Table, bindparam, create_engine, event, func, select
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.pool import NullPool, QueuePool
 
-from audit.errors import EntriesRefused, LogCorrupt, LogUnavailable, SchemaUnknown
+from audit import schema
+from audit.errors import EntriesRefused, LogCorrupt, LogUnavailable
 from audit.record import KINDS, SEARCH_FIELDS, TERM_FIELDS, Blob, Entry, is_entry_id, leaf_hash
-from audit.tables import BLOB, BODY, ENTRY, ENTRY_TERM, META, SCHEMA_VERSION, SHEET_TERM, TABLES, WORD
+from audit.tables import BLOB, BODY, ENTRY, ENTRY_TERM, META, SHEET_TERM, WORD
 
 Durability = Literal["power_safe", "process_safe"]
 """``power_safe``: a committed batch survives a power cut. ``process_safe``: it survives the end of the process only."""
@@ -106,7 +107,7 @@ def open_sqlite(path: Path, durability: Durability, *, origin: str | None) -> En
             busy = connection.connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
             if busy:
                 raise LogUnavailable("a reader holds an old state of the log; it must end before writing can start")
-            _create_or_recognise(connection, origin)
+            schema.create_or_upgrade(connection, origin)
             verify_tail(connection)
             connection.commit()
     except (DBAPIError, sqlite3.Error) as error:
@@ -129,7 +130,7 @@ def open_sqlite_reader(path: Path) -> Engine:
     event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
     try:
         with engine.connect() as connection:
-            _recognise(connection)
+            schema.recognise(connection)
     except (DBAPIError, sqlite3.Error) as error:
         raise _unavailable(path, error) from error
     return engine
@@ -240,26 +241,6 @@ def _unavailable(path: Path, error: Exception) -> Exception:
     if type(cause) is sqlite3.DatabaseError:
         return LogCorrupt(f"{path} is damaged, or no log at all: {cause}")
     return LogUnavailable(f"{path} cannot be opened: {cause}")
-
-
-def _create_or_recognise(connection: Connection, name: str | None) -> None:
-    if name is None or inspect(connection).get_table_names():
-        _recognise(connection)
-        return
-    META.metadata.create_all(connection, tables=TABLES)
-    rows = [{"key": "schema_version", "value": str(SCHEMA_VERSION)}, {"key": "origin", "value": name}]
-    connection.execute(META.insert(), rows)
-
-
-def _recognise(connection: Connection) -> None:
-    if META.name not in inspect(connection).get_table_names():
-        raise SchemaUnknown("this file is not a log of decisions; it was left untouched")
-    found = connection.execute(select(META.c.value).where(META.c.key == "schema_version")).scalar()
-    if found != str(SCHEMA_VERSION):
-        raise SchemaUnknown(
-            f"the log has schema version {found}, this program knows {SCHEMA_VERSION}; "
-            "use the version of policyd that wrote it, or a newer one"
-        )
 
 
 def _first_gap(connection: Connection) -> int:

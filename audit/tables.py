@@ -3,13 +3,16 @@
 ``word`` gives every searchable text a small number once, so that a decision's columns and index rows cost a few bytes
 each; ``body`` is apart from ``entry``, so that a search without an index reads 150 bytes a decision and not 1,500.
 
-    meta        schema version and origin of the log
+    meta        schema version, and the name that the log was made under
     entry       one row an entry: dense index from 0, id, kind, time, word numbers, leaf hash
     body        the exact bytes of an entry
     word        text ↔ number, for everything that is searched
     entry_term  what an entry has several of (data sources, waivers, …)
     sheet_term  rejected pools and rules of a sheet, for every decision that names it
     blob        sheets, revisions and facts by content address
+    log         number ↔ name of each log in the database; a file holds number 0 only
+
+The files of ``audit/migrations`` make them; ``tests/integration/test_schema.py`` holds both to each other.
 
 Rules: rows are only ever added; numbers of kinds and term fields are positions in ``audit.record``; indexes are few,
 because each costs every decision: time, tenant with time, id, request id.
@@ -21,8 +24,6 @@ from typing import Any, Final
 
 from sqlalchemy import BigInteger, Column, ForeignKey, Index, Integer, LargeBinary, Table, Text, text
 from sqlmodel import Field, SQLModel
-
-SCHEMA_VERSION: Final = 1
 
 # SQLite keys a table by its row number only when the type is exactly INTEGER; other databases need 64 bits named.
 _NUMBER = BigInteger().with_variant(Integer, "sqlite")
@@ -123,6 +124,15 @@ class BlobRow(SQLModel, table=True):
     content: bytes = Field(sa_type=LargeBinary)
 
 
+class LogRow(SQLModel, table=True):
+    """One log and its name, as decisions carry it."""
+
+    __tablename__ = "log"
+
+    number: int = Field(sa_column=Column("number", Integer, primary_key=True, autoincrement=False))
+    origin: str = Field(sa_type=Text, unique=True)
+
+
 def _table(row: type[SQLModel]) -> Table:
     found: Any = row.__dict__["__table__"]
     assert isinstance(found, Table)
@@ -136,4 +146,5 @@ BODY: Final = _table(BodyRow)
 ENTRY_TERM: Final = _table(EntryTermRow)
 SHEET_TERM: Final = _table(SheetTermRow)
 BLOB: Final = _table(BlobRow)
-TABLES: Final = (META, WORD, ENTRY, BODY, ENTRY_TERM, SHEET_TERM, BLOB)
+LOG: Final = _table(LogRow)
+TABLES: Final = (META, WORD, ENTRY, BODY, ENTRY_TERM, SHEET_TERM, BLOB, LOG)

@@ -5,7 +5,7 @@
 
 Rules: a row names the decision and never holds the answer, which a replay of the record gives again; a key belongs to
 one principal, tenant and route; rows expire, and beyond ``keys_max`` a new key is refused, never an old one forgotten
-before its time. It owns no transaction: ``policyd.services.commit`` does.
+before its time. The table comes from ``audit/migrations``. It owns no transaction: ``policyd.services.commit`` does.
 """
 
 from __future__ import annotations
@@ -61,7 +61,6 @@ class KeyRows:
     """The rows behind one writer's connection; made anew after each opening."""
 
     def __init__(self, connection: Connection, keys_max: int) -> None:
-        KEYS.metadata.create_all(connection)
         self._keys_max = keys_max
         self._count = self._counted(connection)
 

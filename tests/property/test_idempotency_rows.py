@@ -26,6 +26,7 @@ def test_rows_follow_the_model(steps: list[tuple[int, list[int], bool]], keys_ma
     model: dict[int, tuple[str, int]] = {}
     now, nth = 0, 0
     with engine.connect() as connection:
+        KEYS.metadata.create_all(connection)
         rows = KeyRows(connection, keys_max)
         for pause, names, rolled_back in steps:
             now += pause

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 import sys
 import tomllib
@@ -14,6 +15,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+LOCKS = ["runtime.lock", "postgresql.lock", "parquet.lock", "dev.lock"]
 OURS = {"policyd", "audit", "connectors"}
 FOUND_BY_NAME = {"uvloop", "httptools", "cryptography"}  # uvicorn and PyJWT look for them
 
@@ -22,7 +24,23 @@ def project(repository: Path) -> dict[str, list[str]]:
     """Requirement lines by the lock that must hold them."""
     table = tomllib.loads((repository / "pyproject.toml").read_text())
     runtime = table["project"]["dependencies"]
-    return {"runtime.lock": runtime, "dev.lock": runtime + table["dependency-groups"]["dev"]}
+    extras = table["project"]["optional-dependencies"]
+    development = [*runtime, *table["dependency-groups"]["dev"], *itertools.chain(*extras.values())]
+    return {
+        "runtime.lock": runtime,
+        "dev.lock": development,
+        **{f"{extra}.lock": runtime + lines for extra, lines in extras.items()},
+    }
+
+
+def extras(repository: Path) -> dict[str, str]:
+    """The extra that brings a package, by the package's canonical name."""
+    table = tomllib.loads((repository / "pyproject.toml").read_text())
+    return {
+        canonicalize_name(Requirement(line).name): extra
+        for extra, lines in table["project"]["optional-dependencies"].items()
+        for line in lines
+    }
 
 
 def pins(repository: Path, lock: str) -> dict[str, str]:
@@ -46,7 +64,7 @@ def imported(repository: Path) -> Iterator[tuple[str, str]]:
                         yield top, str(path.relative_to(repository))
 
 
-@pytest.mark.parametrize("lock", ["runtime.lock", "dev.lock"])
+@pytest.mark.parametrize("lock", LOCKS)
 def test_the_lock_pins_every_requirement_in_its_range(repository: Path, lock: str) -> None:
     pinned = pins(repository, lock)
     for line in project(repository)[lock]:
@@ -56,7 +74,7 @@ def test_the_lock_pins_every_requirement_in_its_range(repository: Path, lock: st
         )
 
 
-@pytest.mark.parametrize("lock", ["runtime.lock", "dev.lock"])
+@pytest.mark.parametrize("lock", LOCKS)
 def test_the_lock_has_hashes_and_names_no_index(repository: Path, lock: str) -> None:
     text = (repository / "requirements" / lock).read_text()
     assert "://" not in text
@@ -66,14 +84,20 @@ def test_the_lock_has_hashes_and_names_no_index(repository: Path, lock: str) -> 
     assert [entry.splitlines()[0] for entry in entries if "--hash=sha256:" not in entry] == []
 
 
-def test_both_locks_agree(repository: Path) -> None:
-    development = pins(repository, "dev.lock")
+@pytest.mark.parametrize("lock", LOCKS[1:])
+def test_every_lock_agrees_with_what_a_deployment_installs(repository: Path, lock: str) -> None:
+    larger = pins(repository, lock)
     runtime = pins(repository, "runtime.lock")
-    assert {name: development.get(name) for name in runtime} == runtime
+    assert {name: larger.get(name) for name in runtime} == runtime
+
+
+def test_every_extra_has_a_lock(repository: Path) -> None:
+    assert {path.name for path in (repository / "requirements").glob("*.lock")} == set(LOCKS) == {*project(repository)}
 
 
 def test_every_import_is_declared(repository: Path) -> None:
     declared = {canonicalize_name(Requirement(line).name) for line in project(repository)["runtime.lock"]}
+    declared |= extras(repository).keys()
     distributions = packages_distributions()
     undeclared = [
         f"{path} imports {module}, which no dependency of pyproject.toml brings"
