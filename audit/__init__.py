@@ -4,6 +4,7 @@
     tables.py   the tables
     store.py    opening a log, checking it, appending to it
     query.py    searching it, and reading single records and blobs
+    tree.py     the Merkle tree: root, right edge, proofs and their verification
     errors.py   everything that can go wrong here
 
 Rules: this package imports neither ``policyd`` nor ``connectors``; it owns no transaction (the caller begins,

@@ -6,7 +6,9 @@
     ├── QueryInvalid        an unknown filter, a bad value, a foreign cursor
     ├── LogUnavailable      the log cannot be opened, or is blocked
     │   └── SchemaUnknown   the file is no log, or was written by a newer version
-    └── LogCorrupt          stored bytes are not what was recorded; names the index when one is known
+    ├── LogCorrupt          stored bytes are not what was recorded; names the index when one is known
+    ├── KeyInvalid          a signing or verifying key that is missing, unreadable or none
+    └── ProofInvalid        a note, checkpoint, proof or receipt that does not show what it claims
 
 Rules: a failure to write is never retried here; a corrupt record is never returned.
 """
@@ -58,3 +60,11 @@ class LogCorrupt(AuditFailure):
     def __init__(self, message: str, *, index: int | None = None) -> None:
         super().__init__(f"entry {index}: {message}" if index is not None else message)
         self.index = index
+
+
+class KeyInvalid(AuditFailure):
+    """A key that is missing, unreadable, of an unknown kind, or not the one that is expected."""
+
+
+class ProofInvalid(AuditFailure):
+    """A note, checkpoint, proof or receipt is malformed, or does not show what it claims."""
