@@ -5,6 +5,10 @@
     store.py    opening a log, checking it, appending to it
     query.py    searching it, and reading single records and blobs
     tree.py     the Merkle tree: root, right edge, proofs and their verification
+    note.py     signed notes and their keys
+    checkpoint.py  how much of a log there is, signed
+    proof.py    receipts: one entry is in the log
+    signer.py   the private key in a file
     errors.py   everything that can go wrong here
 
 Rules: this package imports neither ``policyd`` nor ``connectors``; it owns no transaction (the caller begins,

@@ -183,7 +183,7 @@ def verify_consistency(first: int, second: int, proof: Sequence[bytes], first_ro
 
 
 def _climb(node: int, last: int, proof: Sequence[bytes]) -> Iterator[tuple[bytes, bool]]:
-    """The siblings on the way up from ``node`` in a level that ends at ``last``, and whether each stands to the left."""
+    """The siblings on the way up from ``node`` in a level that ends at ``last``, and whether each is a left one."""
     for sibling in proof:
         if last == 0:
             raise ProofInvalid("the proof is too long")
