@@ -25,9 +25,9 @@ from policyd.core.snapshot import Snapshot
 from policyd.core.workload import DecisionRequest, Given, Name, WorkloadRequest
 from policyd.errors import Finding, RequestError
 from policyd.services.break_even import Asked, Permitted, compare, document
+from policyd.services.permission import visible_pools
 from policyd.services.simulation import Overrides
 from policyd.services.simulations import Asked as AskedSimulation
-from policyd.services.simulations import visible_groups
 
 AT_ONCE: Final = 1
 Rate = Annotated[int, Field(ge=0, le=1_000_000_000)]
@@ -108,6 +108,6 @@ async def _permitted(parts: Parts, workload: WorkloadRequest, principal: Princip
 
 
 def _compared(snapshot: Snapshot, asked: Asked, permitted: Permitted | None, tenants: list[str]) -> bytes:
-    groups = visible_groups(snapshot.entitlements, snapshot.fleet, tenants)
-    report = compare(snapshot.fleet, asked, permitted, lambda pool: pool.group in groups)
+    seen = visible_pools(snapshot.entitlements, snapshot.fleet, tenants)
+    report = compare(snapshot.fleet, asked, permitted, lambda pool: pool.id in seen)
     return orjson.dumps(document(report, snapshot.fleet))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from audit.query import Within
-from policyd.core.principal import LOCAL, Grant, Principal
+from policyd.core.principal import LOCAL, Principal
 from policyd.core.snapshot import Snapshot
 from policyd.errors import Forbidden, LimitReached, NotFound, PolicydError, Unauthenticated, WrongHost
 from policyd.identity.credentials import Authenticator, Shown
@@ -75,10 +75,9 @@ def readable(principal: Principal, snapshot: Snapshot) -> tuple[Within, ...] | N
     Raises ``Forbidden`` when it may read nothing.
     """
     entitled, tenants = snapshot.entitlements, sorted(snapshot.fleet.tenants)
-    granting = {tenant: list(principal.granting(entitled, "audit", "read", tenant)) for tenant in tenants}
-    whole = [grant for grant in principal.grants if grant == Grant(grant.role)]
-    if whole and all(any(grant in whole for grant in grants) for grants in granting.values()):
+    if principal.permitted_everywhere(entitled, "audit", "read", tenants):
         return None
+    granting = {tenant: list(principal.granting(entitled, "audit", "read", tenant)) for tenant in tenants}
     found = {
         Within(tenant, grant.projects, grant.environments): None for tenant in tenants for grant in granting[tenant]
     }

@@ -25,9 +25,9 @@ from policyd.core.snapshot import Snapshot
 from policyd.core.workload import DecisionRequest
 from policyd.errors import RequestError
 from policyd.services.explanation import explanation_json, explanation_text
+from policyd.services.permission import visible_pools
 from policyd.services.repeats import Key
 from policyd.services.replay import Replayed, replay
-from policyd.services.simulations import visible_groups
 
 SEARCH_LIMIT_DEFAULT: Final = 100
 _NO_STORE: Final = {"Cache-Control": "no-store"}
@@ -79,9 +79,8 @@ def decision_router(parts: Parts) -> APIRouter:
 def _hides(snapshot: Snapshot, within: Sequence[Within], pool: str | None) -> bool:
     """Whether that is a pool which none of the tenants sees. A search by it must find nothing, as for one that does
     not exist: the log knows by which hidden pools a tenant was refused, and its answers never say so."""
-    found = snapshot.fleet.pools.get(pool) if pool is not None else None
     tenants = list(dict.fromkeys(part.tenant for part in within))
-    return found is not None and found.group not in visible_groups(snapshot.entitlements, snapshot.fleet, tenants)
+    return pool in snapshot.fleet.pools and pool not in visible_pools(snapshot.entitlements, snapshot.fleet, tenants)
 
 
 Endpoint = Callable[[Request], Awaitable[Response]]

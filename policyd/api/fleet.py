@@ -24,6 +24,7 @@ from policyd.core.fleet import Fleet, Model, ModelVersion, Tenant
 from policyd.core.snapshot import Snapshot
 from policyd.documents import nearest
 from policyd.errors import NotFound
+from policyd.services.permission import visible_pools
 
 
 def fleet_router(parts: Parts) -> APIRouter:
@@ -38,7 +39,7 @@ def fleet_router(parts: Parts) -> APIRouter:
         items = [
             item
             for pool, item in zip(view.fleet.pools.values(), encoded_pools.of(view.fleet), strict=True)
-            if view.shows(pool.group)
+            if view.shows(pool.id)
         ]
         return _page(request, view, "pools", items)
 
@@ -47,14 +48,11 @@ def fleet_router(parts: Parts) -> APIRouter:
         """One pool with its declared facts."""
         parameters(request, ())
         view = view_of(request, parts.snapshot)
-        found, known = (
-            view.fleet.pools.get(id),
-            [pool.id for pool in view.fleet.pools.values() if view.shows(pool.group)],
-        )
+        found, known = view.fleet.pools.get(id), [name for name in view.fleet.pools if view.shows(name)]
         detail = f"there is no pool {id[:200]!r}{_hint(id, known)}"
         if found is None:
             raise NotFound(detail)
-        if not view.shows(found.group):
+        if not view.shows(id):
             raise NotFound(detail, truth=f"the pool {id!r} was asked for")
         return _answer(request, view, {**found.model_dump(mode="json"), "fleet": revision(view.fleet)})
 
@@ -80,18 +78,18 @@ class View:
 
     fleet: Fleet
     tenants: tuple[str, ...]
-    groups: frozenset[str] | None
+    pools: frozenset[str] | None
 
-    def shows(self, group: str) -> bool:
-        """Whether pools of that group are seen."""
-        return self.groups is None or group in self.groups
+    def shows(self, pool: str) -> bool:
+        """Whether that pool is seen."""
+        return self.pools is None or pool in self.pools
 
     @property
     def etag(self) -> str:
         """The revision, and what of it is seen."""
-        if self.groups is None and len(self.tenants) == len(self.fleet.tenants):
+        if self.pools is None and len(self.tenants) == len(self.fleet.tenants):
             return f'"{self.fleet.digest}"'
-        seen = orjson.dumps([self.tenants, sorted(self.groups or ())])
+        seen = orjson.dumps([self.tenants, sorted(self.pools or ())])
         return f'"{self.fleet.digest}.{sha256(seen).hexdigest()[:16]}"'
 
 
@@ -99,15 +97,9 @@ def view_of(request: Request, snapshot: Snapshot) -> View:
     """What the caller of a request may see. Raises ``Forbidden`` when it may read the fleet for no tenant."""
     principal, fleet = principal_of(request), snapshot.fleet
     tenants = tuple(require_somewhere(principal, snapshot, "fleet", "read"))
-    if principal.tenants is None and len(tenants) == len(fleet.tenants):
+    if principal.permitted_everywhere(snapshot.entitlements, "fleet", "read", fleet.tenants):
         return View(fleet, tenants, None)
-    permits = snapshot.entitlements.permits
-    groups = {pool.group for pool in fleet.pools.values()}
-    return View(
-        fleet,
-        tenants,
-        frozenset(g for g in groups if any(permits(f"tenant:{name}", name, g, "view") for name in tenants)),
-    )
+    return View(fleet, tenants, visible_pools(snapshot.entitlements, fleet, tenants))
 
 
 def revision(fleet: Fleet) -> dict[str, str | None]:
@@ -155,7 +147,7 @@ def fleet_json(view: View) -> dict[str, Any]:
     every = len(view.tenants) == len(fleet.tenants)
     return {
         **revision(fleet),
-        "pools_total": sum(view.shows(pool.group) for pool in fleet.pools.values()),
+        "pools_total": sum(map(view.shows, fleet.pools)),
         "tenants": [_tenant_json(fleet.tenants[name]) for name in view.tenants],
         "models": sorted(fleet.models),
         "sla_classes": [sla.model_dump(mode="json") for sla in document.sla_classes],

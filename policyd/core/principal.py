@@ -10,7 +10,7 @@ projects or environments does not cover what has none; a name that no grant cove
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Final, Protocol
 
@@ -105,6 +105,23 @@ class Principal:
         for grant in self.grants:
             if grant.tenant in (None, tenant) and self._entitled(entitled, obj, action, tenant, {grant.role}):
                 yield grant
+
+    def permitted_everywhere(self, entitled: Entitled, obj: str, action: str, tenants: Iterable[str]) -> bool:
+        """Whether grants without any limit permit this for each of the tenants: only then may it touch what belongs to
+        no tenant. Grants that add up to every tenant do not, and nor does one of them beside an unlimited grant of a
+        role that permits something else."""
+        whole = Principal(self.name, tuple(grant for grant in self.grants if grant == Grant(grant.role)))
+        names = list(tenants)
+        return bool(whole.grants) and all(
+            whole.permitted(entitled, obj, action, tenant) and self.permitted_somewhere(entitled, obj, action, tenant)
+            for tenant in names
+        )
+
+    def speaks_for(self, entitled: Entitled, obj: str, action: str, tenant: str) -> bool:
+        """Whether what it asks in the name of a tenant concerns that tenant: a grant names it, or one for every tenant
+        permits what is asked. A role for every tenant that gives something else does not."""
+        named = any(grant.tenant == tenant for grant in self.grants)
+        return named or self.permitted_somewhere(entitled, obj, action, tenant)
 
     def _entitled(self, entitled: Entitled, obj: str, action: str, tenant: str, roles: set[str]) -> bool:
         if not any(entitled.permits(role, tenant, obj, action) for role in roles):

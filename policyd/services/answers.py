@@ -246,6 +246,22 @@ def _asked_record(asked: Mapping[str, Any]) -> Mapping[str, Any]:
     return {"digest": digest(content), "bytes": len(content)}
 
 
+def _refused_scope(
+    principal: Principal, snapshot: Snapshot | None, asked: Mapping[str, Any], workload: Workload | None
+) -> Mapping[str, Any]:
+    """Where a request that brought no decision belongs. A tenant that the caller only claims would put the entry before
+    the eyes of that tenant's auditors, so it belongs to one that the caller speaks for, or to none."""
+    claimed = workload.tenant if workload else asked.get("tenant")
+    own = claimed is not None and (
+        claimed in (principal.tenants or ())
+        if snapshot is None
+        else principal.speaks_for(snapshot.entitlements, "decisions", "decide", claimed)
+    )
+    if workload and own:
+        return _scope(workload)
+    return {"tenant": claimed if own else None, "model": asked.get("model")}
+
+
 def error_entry(
     *,
     id: str,
@@ -259,11 +275,7 @@ def error_entry(
 ) -> Entry:
     """The log entry of a request that brought no decision: what was asked, by whom, and the error's code."""
     kind: Any = "refusal" if error.http_status < 500 else "error"
-    # A tenant that the caller only claims would put the entry before the eyes of that tenant's auditors.
-    names, own = asked.get("workload", {}), principal.tenants
-    claimed = names.get("tenant")
-    tenant = claimed if own is None or claimed in own else None
-    scope = _scope(workload) if workload else {"tenant": tenant, "model": names.get("model")}
+    scope = _refused_scope(principal, snapshot, asked.get("workload", {}), workload)
     body = {
         "v": RECORD_VERSION,
         "kind": kind,

@@ -6,8 +6,11 @@ it permits), so whoever may do nothing for that tenant is told only that; a tena
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from policyd.core.fleet import Fleet
 from policyd.core.principal import Entitled, Principal
-from policyd.core.snapshot import Snapshot
+from policyd.core.snapshot import Permits, Snapshot
 from policyd.core.workload import Workload, WorkloadRequest
 from policyd.errors import Forbidden, PolicydError
 
@@ -38,6 +41,21 @@ def told_to(
     if (allowed and name is None) or len(allowed) == len(asked):
         return error
     return _foreign(principal, name)
+
+
+def visible_pools(entitled: Permits, fleet: Fleet, tenants: Sequence[str]) -> frozenset[str]:
+    """The pools that at least one of these tenants may see: it may view the group, and the pool is not dedicated to
+    others."""
+    known = {pool.group for pool in fleet.pools.values()}
+    groups = {
+        tenant: {group for group in known if entitled.permits(f"tenant:{tenant}", tenant, group, "view")}
+        for tenant in tenants
+    }
+    return frozenset(
+        pool.id
+        for pool in fleet.pools.values()
+        if any(pool.group in groups[name] for name in (set(pool.dedicated_to or tenants) & groups.keys()))
+    )
 
 
 def _foreign(principal: Principal, tenant: str | None) -> Forbidden:

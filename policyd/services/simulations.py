@@ -22,7 +22,7 @@ from typing import Final
 from policyd.core.fleet import Fleet
 from policyd.core.normalise import known
 from policyd.core.principal import Principal
-from policyd.core.snapshot import Permits, Snapshot
+from policyd.core.snapshot import Snapshot
 from policyd.core.workload import DecisionRequest
 from policyd.errors import Forbidden, Overloaded, TimedOut
 from policyd.ports import PolicyTree
@@ -31,6 +31,7 @@ from policyd.revisions.policy_files import load_policy_tree
 from policyd.services.activation import Activation
 from policyd.services.clock import Now, now_us
 from policyd.services.decisions import FactsNow
+from policyd.services.permission import visible_pools
 from policyd.services.sheets import SheetBook, SheetLimits
 from policyd.services.simulation import Overrides, Simulated, Simulator, overridden
 
@@ -193,20 +194,11 @@ def _check_visible(today: Snapshot, fleet: Fleet, overrides: Overrides, principa
     tenants = [
         name for name in today.fleet.tenants if principal.permitted_somewhere(entitled, "decisions", "simulate", name)
     ]
-    groups = visible_groups(entitled, fleet, tenants)
-    pools = {name: pool for name, pool in fleet.pools.items() if pool.group in groups}
+    seen = visible_pools(entitled, fleet, tenants)
+    pools = {name: pool for name, pool in fleet.pools.items() if name in seen}
     providers = {pool.provider: pool for pool in pools.values()}
     for name in overrides.without_providers:
         known(providers, name, "provider", "overrides.without_providers")
     for where, names in (("without_pools", overrides.without_pools), ("price_percent", tuple(overrides.price_percent))):
         for name in names:
             known(pools, name, "pool", f"overrides.{where}")
-
-
-def visible_groups(entitled: Permits, fleet: Fleet, tenants: Sequence[str]) -> frozenset[str]:
-    """The groups of pools that at least one of these tenants may see."""
-    return frozenset(
-        group
-        for group in {pool.group for pool in fleet.pools.values()}
-        if any(entitled.permits(f"tenant:{tenant}", tenant, group, "view") for tenant in tenants)
-    )

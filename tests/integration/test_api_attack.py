@@ -9,6 +9,7 @@ import time
 from collections.abc import Generator
 from contextlib import suppress
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import httpx
@@ -16,8 +17,11 @@ import orjson
 import pytest
 import trustme
 
+from policyd.core.fleet import Fleet
 from policyd.errors import EngineError
 from policyd.identity.tokens import new_token
+from policyd.revisions.fleet_files import load_fleet
+from policyd.services.permission import visible_pools
 from tests.integration.conftest import ApiServer, serving
 from tests.integration.test_api_bad_input import check_problem
 from tests.integration.test_api_identity import BANK, Doors, Tls, bearer, granted, tokens_file
@@ -34,6 +38,7 @@ def doors(tmp_path_factory: pytest.TempPathFactory) -> Generator[Doors, None, No
         {"name": "bank", "grants": [granted("developer", tenant="eu-bank")]},
         {"name": "bank-monitor", "grants": [granted("developer", tenant="eu-bank"), granted("monitor")]},
         {"name": "monitor", "grants": [granted("monitor")]},
+        {"name": "lab-auditor", "grants": [granted("auditor", tenant="nordic-lab")]},
         {"name": "gone", "grants": [granted("developer", tenant="eu-banc")]},
         {"name": "auditor", "grants": [granted("auditor")]},
         {"name": "platform", "grants": [granted("platform")]},
@@ -209,3 +214,55 @@ def test_items_that_wait_for_the_same_failure_have_ids_of_their_own(
         assert len({item["decision_id"] for item in items}) == 3
         for item in items:
             assert server.client.get(f"/v1/decisions/{item['decision_id']}").json()["code"] == EngineError.code
+
+
+def test_a_refusal_is_not_filed_under_a_tenant_that_is_only_claimed(doors: Doors) -> None:
+    server, tokens = doors
+    lab = {"workload": {"tenant": "nordic-lab", "project": "open-science", "environment": "prod", "model": MODEL}}
+    answer = server.client.post("/v1/decisions", json=lab, headers=bearer(tokens["bank-monitor"]))
+    check_problem(server, answer, 403, "identity.forbidden")
+    entry = answer.headers["x-policyd-decision-id"]
+    # The role that is for every tenant does not decide, so the claim concerns nobody of the lab.
+    theirs = server.client.get("/v1/decisions", params={"limit": "1000"}, headers=bearer(tokens["lab-auditor"]))
+    assert entry not in {item["id"] for item in theirs.json()["items"]}
+    assert server.client.get(f"/v1/decisions/{entry}", headers=bearer(tokens["lab-auditor"])).status_code == 404
+    own = server.client.get(f"/v1/decisions/{entry}", headers=bearer(tokens["bank-monitor"]))
+    assert own.json()["asked"]["workload"]["tenant"] == "nordic-lab"
+    assert server.client.get(f"/v1/decisions/{entry}", headers=bearer(tokens["auditor"])).status_code == 200
+    real = server.client.post("/v1/decisions", json=lab, headers=bearer(tokens["platform"]))
+    known = server.client.get(f"/v1/decisions/{real.json()['id']}", headers=bearer(tokens["lab-auditor"]))
+    assert known.status_code == 200
+
+
+def test_grants_that_add_up_to_every_tenant_do_not_show_what_none_sees(tmp_path: Path, repository: Path) -> None:
+    fleet = tmp_path / "fleet"
+    copytree(repository / "examples" / "fleet", fleet)
+    policies = tmp_path / "policies"
+    copytree(repository / "policies", policies)
+    # No tenant sees these pools then.
+    for file in policies.joinpath("casbin").glob("*.csv"):
+        file.write_text(file.read_text().replace("p, market, *, spot-uk, view, allow\n", ""))
+    tenants = [tenant.name for tenant in load_fleet(fleet).document.tenants]
+    made = tokens_file(
+        tmp_path / "tokens.yaml",
+        {"name": "each", "grants": [granted("developer", tenant=name) for name in tenants] + [granted("monitor")]},
+        {"name": "auditor", "grants": [granted("auditor")]},
+    )
+    flags = {"fleet": fleet, "policies": policies, "data_dir": tmp_path / "data"}
+    with serving({**flags, "auth": {"tokens_file": tmp_path / "tokens.yaml"}}) as server:
+        groups = {}
+        for name, token in made.items():
+            found = server.client.get("/v1/pools", params={"limit": "1000"}, headers=bearer(token))
+            groups[name] = {item["group"] for item in found.json()["items"]}
+    assert groups["auditor"] - groups["each"] == {"spot-uk"}
+
+
+def test_a_pool_that_is_dedicated_to_others_does_not_show(doors: Doors) -> None:
+    snapshot = doors[0].parts.snapshot
+    pool = snapshot.fleet.pools["onprem-fra-h100"].model_copy(update={"dedicated_to": ("nordic-lab",)})
+    pools = tuple(pool if each.id == pool.id else each for each in snapshot.fleet.document.pools)
+    document = snapshot.fleet.document.model_copy(update={"pools": pools})
+    fleet = Fleet(document, "sha256:other", None, snapshot.fleet.groups)
+    assert pool.id in visible_pools(snapshot.entitlements, snapshot.fleet, ["eu-bank"])
+    assert pool.id not in visible_pools(snapshot.entitlements, fleet, ["eu-bank"])
+    assert visible_pools(snapshot.entitlements, fleet, []) == frozenset()

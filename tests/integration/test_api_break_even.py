@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from policyd.cli.main import app
 from policyd.core.principal import LOCAL
 from policyd.services.break_even import Asked, compare
-from policyd.services.simulations import visible_groups
+from policyd.services.permission import visible_pools
 
 PATH = "/v1/break-even"
 MODEL = "llama-3.1-70b-instruct"
@@ -83,13 +83,13 @@ def test_what_cannot_be_compared(api: Any, body: dict[str, Any], status: int) ->
 
 def test_a_pool_that_nobody_of_the_caller_sees_is_not_compared(api: Any) -> None:
     snapshot = api.parts.snapshot
-    of_bank = visible_groups(snapshot.entitlements, snapshot.fleet, ["eu-bank"])
-    of_all = visible_groups(snapshot.entitlements, snapshot.fleet, list(snapshot.fleet.tenants))
+    of_bank = visible_pools(snapshot.entitlements, snapshot.fleet, ["eu-bank"])
+    of_all = visible_pools(snapshot.entitlements, snapshot.fleet, list(snapshot.fleet.tenants))
     assert of_bank < of_all
     asked = Asked(MODEL, [3_000])
     whole = compare(snapshot.fleet, asked, None)
-    seen = compare(snapshot.fleet, asked, None, lambda pool: pool.group in of_bank)
-    hidden = {pool.id for pool in snapshot.fleet.pools.values() if pool.group not in of_bank}
+    seen = compare(snapshot.fleet, asked, None, lambda pool: pool.id in of_bank)
+    hidden = snapshot.fleet.pools.keys() - of_bank
     assert {entry.line.pool for entry in whole.standings} & hidden
     assert not {entry.line.pool for entry in seen.standings} & hidden
     assert LOCAL.permitted_somewhere(snapshot.entitlements, "fleet", "read", "eu-bank")

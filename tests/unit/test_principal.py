@@ -72,3 +72,25 @@ def test_the_grants_behind_a_permission(entitled: CasbinEntitlements) -> None:
     principal = Principal("token:x", (some, every))
     assert list(principal.granting(entitled, "audit", "read", "bank")) == [some]
     assert list(principal.granting(entitled, "audit", "read", "clinic")) == []
+
+
+def test_grants_for_each_tenant_are_not_a_grant_for_all(entitled: CasbinEntitlements) -> None:
+    def everywhere(*grants: Grant) -> bool:
+        return Principal("token:x", grants).permitted_everywhere(entitled, "fleet", "read", ["bank", "clinic"])
+
+    each = (Grant("developer", "bank"), Grant("developer", "clinic"))
+    assert everywhere(Grant("developer"))
+    assert not everywhere(*each)
+    assert not everywhere(*each, Grant("auditor")), "a role for every tenant gives what it gives, and no more"
+    assert not everywhere(Grant("developer", None, frozenset({"chat"})))
+    assert not everywhere()
+
+
+def test_whom_a_request_concerns(entitled: CasbinEntitlements) -> None:
+    def concerns(tenant: str, *grants: Grant) -> bool:
+        return Principal("token:x", grants).speaks_for(entitled, "decisions", "decide", tenant)
+
+    assert concerns("bank", Grant("auditor", "bank")), "who was granted something there is no stranger there"
+    assert concerns("clinic", Grant("developer"))
+    assert not concerns("clinic", Grant("developer", "bank"), Grant("auditor"))
+    assert not concerns("nowhere", Grant("developer"))
