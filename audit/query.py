@@ -37,7 +37,7 @@ from audit.record import (
     leaf_hash,
 )
 from audit.store import numbers_of, unpack
-from audit.tables import BLOB, BODY, ENTRY, ENTRY_TERM, SHEET_TERM
+from audit.tables import BLOB, BODY, ENTRY, ENTRY_TERM, SHEET_TERM, WORD
 
 WORD_FILTERS: Final = (
     "tenant",
@@ -99,6 +99,16 @@ class Within:
 
 
 @dataclass(frozen=True, slots=True)
+class Owner:
+    """To whom an entry belongs, as searches see it; all None when it belongs to nobody in particular."""
+
+    tenant: str | None
+    project: str | None
+    environment: str | None
+    principal: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
     """Part of a search. ``next`` continues it, and is None at the end."""
 
@@ -146,6 +156,20 @@ def by_id(connection: Connection, entry_id: str) -> Record | None:
         return None
     row = connection.execute(_RECORD.where(ENTRY.c.id == UUID(entry_id).bytes)).one_or_none()
     return None if row is None else _record(row)
+
+
+def owner_of(connection: Connection, entry_id: str) -> Owner | None:
+    """To whom the entry with this id belongs, or None when there is none. Its body is not looked at, so that who may
+    not read it learns nothing from its being damaged."""
+    if not is_entry_id(entry_id):
+        return None
+    columns = (ENTRY.c.tenant, ENTRY.c.project, ENTRY.c.environment, ENTRY.c.principal)
+    numbers = connection.execute(select(*columns).where(ENTRY.c.id == UUID(entry_id).bytes)).one_or_none()
+    if numbers is None:
+        return None
+    texts = select(WORD.c.number, WORD.c.text).where(WORD.c.number.in_([each for each in numbers if each is not None]))
+    words = {row.number: row.text for row in connection.execute(texts)}
+    return Owner(*(words.get(number) for number in numbers))
 
 
 def blob(connection: Connection, digest: str) -> bytes | None:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from audit.query import Within
+from audit.query import Owner, Within
 from policyd.core.principal import LOCAL, Principal
 from policyd.core.snapshot import Snapshot
 from policyd.errors import Forbidden, LimitReached, NotFound, PolicydError, Unauthenticated, WrongHost
@@ -86,17 +86,25 @@ def readable(principal: Principal, snapshot: Snapshot) -> tuple[Within, ...] | N
     return tuple(found)
 
 
-def require_readable(principal: Principal, snapshot: Snapshot, entry_id: str, body: Mapping[str, Any]) -> None:
-    """Raise ``NotFound`` unless the principal may read this entry: of its tenants, or a refusal of its own request."""
-    workload, scope = body.get("workload"), body.get("scope")
+def owner_in(body: Mapping[str, Any]) -> Owner:
+    """To whom an entry belongs by its own words."""
+    workload, scope = body.get("workload"), body.get("scope") or (None, None, None)
     if workload is not None:
         scope = (workload["tenant"], workload["project"], workload["environment"])
-    if scope is not None:
+    tenant, project, environment = scope
+    return Owner(tenant, project, environment, body.get("principal"))
+
+
+def require_readable(principal: Principal, snapshot: Snapshot, entry_id: str, owner: Owner) -> None:
+    """Raise ``NotFound`` unless the principal may read this entry: of its tenants, or a refusal of its own request."""
+    if owner.tenant is not None:
+        scope = (owner.tenant, owner.project, owner.environment)
         readable_by = principal.permitted(snapshot.entitlements, "decisions", "read", *scope)
     else:
-        readable_by = body.get("principal") == principal.name or _reads_all(principal, snapshot)
+        readable_by = owner.principal == principal.name or _reads_all(principal, snapshot)
     if not readable_by:
-        truth = f"the entry {entry_id} of {'/'.join(map(str, scope or ('no tenant',)))} was asked for"
+        of = "/".join(part or "-" for part in (owner.tenant, owner.project, owner.environment))
+        truth = f"the entry {entry_id} of {of if owner.tenant else 'no tenant'} was asked for"
         raise NotFound(no_entry(entry_id), remedy=NO_ENTRY_REMEDY, truth=truth)
 
 

@@ -15,7 +15,7 @@ from fastapi.responses import PlainTextResponse, Response
 
 from audit.query import FILTERS, Record, Within
 from policyd.api.bodies import parse_json, read_bytes
-from policyd.api.callers import principal_of, readable, require_readable
+from policyd.api.callers import owner_in, principal_of, readable, require_readable
 from policyd.api.keys import key_of
 from policyd.api.openapi import DECIDE, EXPLANATION, RECORD, SEARCH
 from policyd.api.parts import Parts
@@ -40,8 +40,11 @@ def decision_router(parts: Parts) -> APIRouter:
 
     async def replay_for(request: Request, id: str) -> Replayed:
         """The decision of that id, when the caller may read it; else it does not exist."""
+        principal = principal_of(request)
+        # First by the columns alone: damage to what the caller may not read must not tell that it is there.
+        require_readable(principal, parts.snapshot, id, await parts.reader.owner_of(id))
         replayed = await replay(parts.reader, parts.committer.origin, id)
-        require_readable(principal_of(request), parts.snapshot, id, replayed.body)
+        require_readable(principal, parts.snapshot, id, owner_in(replayed.body))
         return replayed
 
     @router.get("", summary="Search the log of decisions", **SEARCH)

@@ -18,7 +18,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from audit import query, store
 from audit.errors import AuditFailure, QueryInvalid
-from audit.query import DECISION_KINDS, LIMIT_DEFAULT, Page, Record, Within
+from audit.query import DECISION_KINDS, LIMIT_DEFAULT, Owner, Page, Record, Within
 from audit.record import Kind
 from policyd.core.fleet import Level
 from policyd.core.workload import Environment
@@ -83,6 +83,13 @@ class LogReader:
         if record is None:
             raise NotFound(no_entry(entry_id), remedy=NO_ENTRY_REMEDY)
         return record
+
+    async def owner_of(self, entry_id: str) -> Owner:
+        """To whom the entry with this id belongs; it may be damaged all the same."""
+        owner = await self._read(lambda connection: query.owner_of(connection, entry_id))
+        if owner is None:
+            raise NotFound(no_entry(entry_id), remedy=NO_ENTRY_REMEDY)
+        return owner
 
     async def blob(self, digest: str) -> bytes:
         """The sheet, revision or facts with this content address."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sqlite3
 import ssl
 import time
 from collections.abc import Generator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from shutil import copytree
 from typing import Any
@@ -266,3 +267,28 @@ def test_a_pool_that_is_dedicated_to_others_does_not_show(doors: Doors) -> None:
     assert pool.id in visible_pools(snapshot.entitlements, snapshot.fleet, ["eu-bank"])
     assert pool.id not in visible_pools(snapshot.entitlements, fleet, ["eu-bank"])
     assert visible_pools(snapshot.entitlements, fleet, []) == frozenset()
+
+
+def test_a_damaged_entry_of_another_tenant_reads_like_none(tmp_path: Path) -> None:
+    made = tokens_file(
+        tmp_path / "tokens.yaml",
+        {"name": "bank", "grants": [granted("developer", tenant="eu-bank")]},
+        {"name": "lab", "grants": [granted("developer", tenant="nordic-lab")]},
+    )
+    absent = "01990000-0000-7000-8000-000000000000"
+    with serving({"data_dir": tmp_path / "data", "auth": {"tokens_file": tmp_path / "tokens.yaml"}}) as server:
+        decided = server.client.post("/v1/decisions", json=BANK, headers=bearer(made["bank"])).json()
+
+        def read(token: str, entry: str, suffix: str) -> tuple[int, str]:
+            answer = server.client.get(f"/v1/decisions/{entry}{suffix}", headers=bearer(made[token]))
+            told = {key: value for key, value in answer.json().items() if key != "request_id"}
+            return answer.status_code, orjson.dumps(told).decode().replace(entry, "ID")
+
+        damages = ("UPDATE blob SET content = x'00'", "UPDATE body SET body = CAST('{}' AS BLOB)", "DELETE FROM body")
+        for damage in damages:
+            with closing(sqlite3.connect(server.parts.directory.log_path)) as log, log:
+                assert log.execute(damage).rowcount
+            for suffix in ("", "/explanation"):
+                assert read("bank", decided["id"], suffix)[0] == 503
+                assert read("lab", decided["id"], suffix) == read("lab", absent, suffix), damage
+                assert read("lab", absent, suffix)[0] == 404
