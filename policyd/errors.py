@@ -9,6 +9,8 @@
     │   ├── WrongMethod        the path exists and does not answer this method         405, exit 2
     │   ├── KeyReused          an idempotency key came again with another body         422, exit 2
     │   ├── KeyInProgress      a request with the same key is being answered           409, exit 1
+    │   ├── AmountInvalid      an amount that is none, or beyond what is counted       422, exit 2
+    │   ├── ReservationConflict  a reservation that is settled, void or another one    409, exit 1
     │   ├── Loosens            the request asks for less protection than its floor     403, exit 1
     │   ├── WrongHost          without authentication, a name that is not loopback     421, exit 1
     │   └── Forbidden          the identity may not act in that scope                  403, exit 1
@@ -133,6 +135,21 @@ class KeyInProgress(RequestError):
     exit_code = 1
     title = "A request with this idempotency key is in progress"
     remedy = "wait for its answer, or ask again with the same key and body"
+
+
+class AmountInvalid(RequestError):
+    code = "budget.amount"
+    http_status = 422
+    title = "The amount is none that a budget can count"
+    remedy = "send whole numbers from 0 to 9007199254740991"
+
+
+class ReservationConflict(RequestError):
+    code = "budget.conflict"
+    http_status = 409
+    exit_code = 1
+    title = "The reservation is not in a state for this"
+    remedy = "look at what it was settled with; what has expired can still be settled"
 
 
 class Loosens(RequestError):
