@@ -1,0 +1,234 @@
+"""Accounts and holds in a database: what one batch changes, netted for each account and written with few statements.
+
+    apply   ledger time ► holds read ► accounts opened, read and locked ► what is due expires ► each operation in turn
+    write   new holds ► changed holds ► changed accounts ► ledger time
+
+Rules: it owns no transaction; an operation that is refused or denied refuses no other one; after a rollback whoever
+owns the transaction calls ``forget``. A ledger that only this process writes (``shared=False``) remembers balances
+from batch to batch; a shared one reads and locks them each time. New accounts come before locks, and locks in the order
+of numbers, so that nobody waits in a circle.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from zoneinfo import ZoneInfo
+
+from sqlalchemy import BigInteger, Connection, Row, cast, func, select
+
+from policyd.errors import PolicydError
+from policyd.ledger import rows
+from policyd.ledger.rules import AccountKey, Denied, Hold, Ledger, Limit, Posted, Relimited, Reservation, Unit
+from policyd.ledger.tables import HOLD, TIME
+from policyd.ledger.windows import LedgerTime, Span, Window, window_of
+
+DUE_MAX: Final = 256
+"""Holds that one batch lets expire; the next one takes the next."""
+REMEMBERED_ACCOUNTS_MAX: Final = 50_000
+REMEMBERED_HOLDS_MAX: Final = 20_000
+
+Clock = Callable[[], tuple[int, int]]
+"""The wall clock and a clock that never jumps, both in microseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What a reservation did use, for each unit that somebody measured."""
+
+    id: str
+    actual: tuple[tuple[Unit, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Void:
+    """A reservation that was not used."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Extension:
+    """A reservation that is needed for so long from now."""
+
+    id: str
+    hold_us: int
+
+
+Operation = Reservation | Settlement | Void | Extension
+Result = Posted | Denied | PolicydError
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What became of a batch: a result for each operation, and what happened by the way."""
+
+    time_us: int
+    results: tuple[Result, ...]
+    expired: tuple[Posted, ...]
+    relimited: tuple[Relimited, ...]
+
+
+def machine_clock() -> tuple[int, int]:
+    """The clocks of this machine; the second one counts its sleep, where the system can tell."""
+    steady = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+    return time.time_ns() // 1_000, time.clock_gettime_ns(steady) // 1_000
+
+
+class LedgerRows:
+    """The ledger behind one connection. ``log`` is the number of the log that shares its transactions."""
+
+    def __init__(
+        self, connection: Connection, *, shared: bool = False, log: int = 0, clock: Clock = machine_clock
+    ) -> None:
+        self._shared = shared
+        self._log = log
+        self._clock = clock
+        self._zones: dict[tuple[Window, str], Span] = {}
+        self.forget()
+        last_us = connection.execute(select(func.max(TIME.c.last_us))).scalar() or 0
+        wall_us, monotonic_us = clock()
+        self._time = LedgerTime(max(last_us, wall_us), monotonic_us)
+
+    def forget(self) -> None:
+        """After a rollback, what was remembered of it did not happen."""
+        self._ledger = Ledger()
+        self._numbers: dict[AccountKey, int] = {}
+        self._keys: dict[int, AccountKey] = {}
+        self._new_holds: dict[str, Hold] = {}
+        self._changed_holds: dict[str, Hold] = {}
+        self._changed: set[AccountKey] = set()
+
+    @property
+    def time_us(self) -> int:
+        """The ledger time of the last batch."""
+        return self._time.last_us
+
+    def due(self, connection: Connection) -> bool:
+        """Whether a hold waits to expire."""
+        query = select(HOLD.c.id).where(HOLD.c.state == 0, HOLD.c.expires_us <= self._now(connection)).limit(1)
+        return connection.execute(query).first() is not None
+
+    def apply(self, connection: Connection, operations: Sequence[Operation]) -> Applied:
+        """Expire what is due, then each operation in turn. Nothing is stored until ``write``."""
+        time_us = self._now(connection)
+        asked = [operation for operation in operations if isinstance(operation, Reservation)]
+        limits = self._limits(asked, time_us)
+        named = {operation.id for operation in operations} - self._ledger.holds.keys()
+        found = list(rows.holds(connection, named))
+        # After the named ones, and without waiting: whoever has locked a hold that is due lets it expire itself.
+        due = rows.due_holds(connection, time_us, DUE_MAX)
+        found += due
+        self._load(connection, limits, found, [self._ledger.holds.get(operation.id) for operation in operations])
+        expired = [self._ledger.expire(rows.hold_id(row), time_us) for row in due]
+        relimited = [self._ledger.relimit(key, limit.amount, limit.thresholds) for key, (limit, _) in limits.items()]
+        results = [self._result(operation, time_us) for operation in operations]
+        done = Applied(
+            time_us,
+            tuple(results),
+            tuple(each for each in expired if each is not None),
+            tuple(each for each in relimited if each is not None),
+        )
+        self._note(operations, done)
+        return done
+
+    def write(self, connection: Connection) -> None:
+        """Store what has changed since the last time."""
+        if self._new_holds:
+            new = [(*rows.hold_row(hold), rows.charges_text(hold, self._numbers)) for hold in self._new_holds.values()]
+            rows.run(connection, "hold_new", new)
+        if self._changed_holds:
+            rows.run(connection, "hold_changed", [rows.hold_row(hold) for hold in self._changed_holds.values()])
+        if self._changed:
+            changed = [rows.account_row(self._numbers[key], self._ledger.accounts[key]) for key in self._changed]
+            rows.run(connection, "account_changed", changed)
+            rows.write_time(connection, self._log, self.time_us)
+        self._new_holds, self._changed_holds, self._changed = {}, {}, set()
+        self._trim()
+
+    def _trim(self) -> None:
+        ledger = self._ledger
+        if len(ledger.accounts) > REMEMBERED_ACCOUNTS_MAX or len(ledger.holds) > REMEMBERED_HOLDS_MAX:
+            self.forget()
+        elif self._shared:
+            ledger.accounts.clear()
+            ledger.holds.clear()
+
+    def _now(self, connection: Connection) -> int:
+        wall_us, monotonic_us = self._clock()
+        if self._shared:
+            database_us = cast(func.extract("epoch", func.clock_timestamp()) * 1_000_000, BigInteger)
+            last_us, wall_us = connection.execute(select(func.max(TIME.c.last_us), database_us)).one()
+            self._time.last_us = max(self._time.last_us, last_us or 0)
+        return self._time.advance(wall_us, monotonic_us)
+
+    def _limits(self, asked: Iterable[Reservation], time_us: int) -> dict[AccountKey, tuple[Limit, int | None]]:
+        """The limits that are charged, by account, with the end of its window; the last word on one counts."""
+        limits = {}
+        for reservation in asked:
+            for limit, _ in reservation.charges:
+                span = self._span(limit, time_us)
+                key = AccountKey(limit.path, limit.pools, limit.unit, limit.window, span.start_us)
+                limits[key] = (limit, span.end_us)
+        return limits
+
+    def _span(self, limit: Limit, time_us: int) -> Span:
+        span = self._zones.get((limit.window, limit.zone))
+        if span is None or not span.holds(time_us):
+            span = window_of(limit.window, ZoneInfo(limit.zone), time_us)
+            self._zones[limit.window, limit.zone] = span
+        return span
+
+    def _load(
+        self,
+        connection: Connection,
+        limits: dict[AccountKey, tuple[Limit, int | None]],
+        found: Sequence[Row[Any]],
+        remembered: Iterable[Hold | None],
+    ) -> None:
+        """Have every account at hand that the batch touches, and every hold."""
+        unnumbered = {key: limits[key] for key in limits.keys() - self._numbers.keys()}
+        if unnumbered:
+            self._number(rows.open_accounts(connection, unnumbered))
+        numbers = {self._numbers[key] for key in limits}
+        numbers |= {self._numbers[key] for hold in remembered if hold is not None for key, _ in hold.charges}
+        numbers |= {number for row in found for number, _ in rows.charges_of(row)}
+        accounts = self._ledger.accounts
+        for number, account in rows.accounts(connection, {n for n in numbers if self._keys.get(n) not in accounts}):
+            accounts[account.key] = account
+            self._number({account.key: number})
+        for row in found:
+            hold = rows.hold_of(row, self._keys)
+            self._ledger.holds.setdefault(hold.id, hold)
+
+    def _number(self, numbers: dict[AccountKey, int]) -> None:
+        self._numbers.update(numbers)
+        self._keys.update((number, key) for key, number in numbers.items())
+
+    def _result(self, operation: Operation, time_us: int) -> Result:
+        ledger = self._ledger
+        try:
+            if isinstance(operation, Reservation):
+                spans = [self._span(limit, time_us) for limit, _ in operation.charges]
+                return ledger.reserve(operation, spans, time_us)
+            if isinstance(operation, Settlement):
+                return ledger.settle(operation.id, dict(operation.actual))
+            if isinstance(operation, Void):
+                return ledger.void(operation.id)
+            return ledger.extend(operation.id, time_us + operation.hold_us)
+        except PolicydError as error:
+            return error
+
+    def _note(self, operations: Sequence[Operation], done: Applied) -> None:
+        """What ``write`` will have to store."""
+        for operation, posted in zip(operations, done.results, strict=True):
+            if isinstance(posted, Posted) and not posted.replay:
+                self._changed.update(posting.key for posting in posted.postings)
+                holds = self._new_holds if isinstance(operation, Reservation) else self._changed_holds
+                holds[posted.hold.id] = posted.hold
+        for posted in done.expired:
+            self._changed.update(posting.key for posting in posted.postings)
+            self._changed_holds[posted.hold.id] = posted.hold
+        self._changed.update(each.posting.key for each in done.relimited)
