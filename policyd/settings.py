@@ -124,7 +124,12 @@ class SimulationSettings(_Section):
     trees: dict[str, Path] = Field(
         {}, description="policy and fleet directories that a simulation may name, by their names there"
     )
-    in_progress_max: Annotated[int, Field(ge=1, le=64)] = Field(1, description="simulations at once")
+    in_progress_max: Annotated[int, Field(ge=1, le=64)] = Field(
+        8, description="simulations in progress, and as many comparisons; they take turns, one workload at a time"
+    )
+    per_caller_max: Annotated[int, Field(ge=1, le=64)] = Field(
+        2, description="of these, for one principal, and for all principals of one tenant"
+    )
     workloads_max: Annotated[int, Field(ge=1, le=1_000)] = Field(100, description="workloads of one simulation")
     sheets_max: Annotated[int, Field(ge=1, le=100_000)] = Field(256, description="sheets kept of simulations")
     answers_max: Annotated[int, Field(ge=1, le=1_000_000)] = Field(

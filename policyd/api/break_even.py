@@ -8,14 +8,14 @@ that the decisions beside it would wait for.
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Final
+from typing import Annotated
 
 import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import Field
 
-from policyd.api.batch import DEADLINE_PERCENT, Slots
+from policyd.api.batch import DEADLINE_PERCENT
 from policyd.api.bodies import read_json
 from policyd.api.callers import principal_of, require_somewhere
 from policyd.api.openapi_break_even import BREAK_EVEN
@@ -28,8 +28,8 @@ from policyd.services.break_even import Asked, Permitted, compare, document
 from policyd.services.permission import visible_pools
 from policyd.services.simulation import Overrides
 from policyd.services.simulations import Asked as AskedSimulation
+from policyd.services.turns import Turns
 
-AT_ONCE: Final = 1
 Rate = Annotated[int, Field(ge=0, le=1_000_000_000)]
 Tokens = Annotated[int, Field(ge=0, le=16_777_216)]
 Pattern = Annotated[str, Field(min_length=1, max_length=128)]
@@ -51,7 +51,8 @@ class BreakEvenRequest(Given):
 def break_even_router(parts: Parts) -> APIRouter:
     """The route of break-even."""
     router = APIRouter(prefix="/v1", tags=["fleet"])
-    slots = Slots(AT_ONCE, "a comparison is in progress, and one at a time is made")
+    bounds = parts.settings.simulation
+    turns = Turns("comparisons", bounds.in_progress_max, bounds.per_caller_max)
 
     @router.post("/break-even", summary="From which rate of requests which pools are cheapest", **BREAK_EVEN)
     async def break_even(request: Request) -> Response:
@@ -62,9 +63,10 @@ def break_even_router(parts: Parts) -> APIRouter:
         asked = asked_of(body)
 
         async def compared() -> bytes:
-            with slots:
+            with turns.place(principal):
                 permitted = None if body.workload is None else await _permitted(parts, body.workload, principal)
-                return await asyncio.to_thread(_compared, snapshot, asked, permitted, tenants)
+                async with turns.turn:
+                    return await asyncio.to_thread(_compared, snapshot, asked, permitted, tenants)
 
         # A thread cannot be stopped: when the caller goes away, its place is taken until it ends by itself.
         working = asyncio.create_task(compared())

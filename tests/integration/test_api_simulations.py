@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import threading
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from policyd.core.principal import LOCAL, Grant, Principal
 from policyd.core.workload import DecisionRequest
-from policyd.errors import Forbidden, TimedOut, UnknownName
+from policyd.errors import Forbidden, LimitReached, PolicydError, TimedOut, UnknownName
 from policyd.services.simulation import Overrides
 from policyd.services.simulations import Asked, Compared
 
@@ -214,33 +215,87 @@ def test_a_pool_that_the_caller_cannot_see_does_not_exist(api: Any, workload: di
     assert compare(api, bank, [workload], Overrides(without_pools=(pools(decided)[0],)))
 
 
-def test_no_more_at_once_than_the_limit(serving_with: Any, workload: dict[str, Any]) -> None:
-    many = [
-        {**workload, "resources": {"gpu_count": count}, "profile": {"task": task}}
-        for count in (1, 2, 4, 8)
-        for task in ("chat", "rag", "vision", "other")
-    ]
-    with serving_with() as server:
-        answers: list[int] = []
+MANY = [
+    {"resources": {"gpu_count": count}, "profile": {"task": task}}
+    for count in (1, 2, 4, 8)
+    for task in ("chat", "rag", "vision", "other")
+]
 
-        def ask() -> None:
-            answers.append(simulate(server, many).status_code)
 
-        callers = [threading.Thread(target=ask) for _ in range(4)]
+@pytest.mark.parametrize(
+    ("bounds", "refused", "code"),
+    [({}, 429, "identity.limit"), ({"per_caller_max": 8, "in_progress_max": 2}, 503, "overload")],
+)
+def test_no_more_at_once_than_the_limits(
+    serving_with: Any, workload: dict[str, Any], bounds: dict[str, int], refused: int, code: str
+) -> None:
+    many = [{**workload, **more} for more in MANY]
+    with serving_with(simulation=bounds) as server:
+        answers: list[Any] = []
+        callers = [threading.Thread(target=lambda: answers.append(simulate(server, many))) for _ in range(4)]
         for caller in callers:
             caller.start()
         for caller in callers:
             caller.join(60)
-        assert set(answers) == {200, 503}
+        assert {answer.status_code for answer in answers} == {200, refused}
+        told = next(answer for answer in answers if answer.status_code == refused)
+        assert (told.json()["code"], told.headers["retry-after"]) == (code, "1")
         assert simulate(server, [workload]).status_code == 200
 
 
+def test_a_short_simulation_does_not_wait_for_a_long_one_of_another_tenant(
+    serving_with: Any, workload: dict[str, Any]
+) -> None:
+    """Two callers of one tenant hold its places with long simulations; another tenant's comes in between."""
+    bank = [Principal(f"token:bank-{number}", (Grant("local", "eu-bank"),)) for number in range(3)]
+    lab = Principal("token:lab", (Grant("local", "nordic-lab"),))
+    with serving_with() as server:
+
+        async def asked(principal: Principal, workloads: list[Any]) -> list[Compared]:
+            requests = [DecisionRequest.model_validate({"workload": each}) for each in workloads]
+            return await server.parts.simulations.compare(Asked(requests, Overrides()), principal, 60_000)
+
+        async def both() -> tuple[bool, list[Compared], list[Compared]]:
+            many = [{**workload, **more} for more in MANY]
+            long = [asyncio.create_task(asked(who, many)) for who in bank[:2]]
+            await asyncio.sleep(0)
+            with pytest.raises(LimitReached):
+                await asked(bank[2], many)
+            short = await asked(lab, [{"tenant": "nordic-lab", "model": "llama-3.1-70b-instruct"}])
+            waiting = not any(task.done() for task in long)
+            return waiting, short, (await asyncio.gather(*long))[0]
+
+        waiting, short, long = server.run(both())
+    assert waiting, "it was answered only after the long ones"
+    assert short[0].today.made is not None
+    assert len(long) == len(MANY)
+
+
+def test_who_simulates_for_one_tenant_learns_nothing_of_the_trees(
+    serving_with: Any, workload: dict[str, Any], trees: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    bank = Principal("token:bank", (Grant("local", tenant="eu-bank"),))
+    with serving_with(simulation={"trees": trees}) as server:
+
+        def refused(principal: Principal, name: str) -> PolicydError:
+            with pytest.raises(PolicydError) as raised:
+                compare(server, principal, [workload], Overrides(), policies=name)
+            return raised.value
+
+        assert refused(LOCAL, "stric").findings[0].message.endswith("did you mean 'strict'?")
+        assert "strict" not in str(refused(bank, "stric").findings[0].message)
+        for name, inside in (("broken", "nothing.rego"), ("smaller", "casbin")):
+            told, hidden = refused(LOCAL, name), refused(bank, name)
+            assert inside in f"{told.detail} {told.findings}"
+            assert trees[name] not in f"{told.detail} {told.findings} {told.remedy_text}"
+            assert type(hidden) is type(told)
+            assert (hidden.detail, hidden.findings) == (f"the tree {name!r} does not hold together", ())
+            assert inside in caplog.text
+        assert compare(server, bank, [workload], Overrides(), policies="strict")[0].lost
+
+
 def test_what_comes_too_late_says_so(serving_with: Any, workload: dict[str, Any]) -> None:
-    many = [
-        {**workload, "resources": {"gpu_count": count}, "profile": {"task": task}}
-        for count in (1, 2, 4, 8)
-        for task in ("chat", "rag", "vision", "other")
-    ]
+    many = [{**workload, **more} for more in MANY]
     with serving_with() as server:
         found = compare(server, LOCAL, many, Overrides(), deadline_ms=100)
         assert len(found) == len(many)
