@@ -50,7 +50,7 @@ def _described() -> dict[str, Any]:
     found = route(
         "forward it",
         {},
-        problems_of(400, 403, 422, 503),
+        problems_of(400, 403, 404, 422, 503),
         parameters=[
             {**parameter("path", "the path that the proxy was asked", {"type": "string"}, "path"), "required": True},
             _header("Tenant", "the tenant; required unless the identity settles it"),
