@@ -1,0 +1,157 @@
+"""The export of a log: JSON lines that hold the exact bytes and all that is needed to verify them offline.
+
+    {"format":"policyd-export@v1","origin":…,"key":<vkey>,"from":<index>,"edge":[<base64>, …]}
+    {"index":<index>,"leaf_hash":<hex>,"body":<the exact bytes>}            one an entry, in order
+    {"index":<index>,"leaf_hash":<hex>,"body_base64":<base64>}              for a body that would break the line
+    {"checkpoint":<signed note>}                                            after the entry that it ends with
+    {"end":<size>,"checkpoints":<count>}
+
+``edge`` is the right edge of the entries before ``from``; it needs no trust, because the checkpoints that follow are
+over all entries from the first. A body is written as it is, so that the lines are JSON for any other reader.
+
+Rules: pure; every line has one spelling; an export ends with a checkpoint, and what no checkpoint covers yet stays out;
+nothing is held but one line.
+It refuses: to guess at a line that has another form.
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from audit.errors import LogCorrupt, ProofInvalid
+from audit.note import VerifierKey, decode_base64
+from audit.tree import Edge
+
+FORMAT: Final = "policyd-export@v1"
+LINE_MAX_BYTES: Final = 512 * 1024
+HASH_CHARS: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One entry, as a log keeps it."""
+
+    index: int
+    leaf_hash: bytes
+    body: bytes
+
+
+class LogSource(Protocol):
+    """A log that can be read from front to back, as it was at one moment."""
+
+    @property
+    def origin(self) -> str:
+        """The name of the log."""
+        ...
+
+    def checkpoints(self, after: int) -> Iterator[tuple[int, bytes]]:
+        """Sizes and signed notes, of more than ``after`` entries, in order of size."""
+        ...
+
+    def rows(self, start: int, end: int) -> Iterator[Row]:
+        """The entries from ``start`` to before ``end``, in order. Raises ``LogCorrupt`` for what cannot be read."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The first line of an export."""
+
+    origin: str
+    key: VerifierKey
+    edge: Edge
+
+
+def export_lines(source: LogSource, key: VerifierKey, edge: Edge) -> Iterator[bytes]:
+    """The export of ``source`` from the size of ``edge`` on; ``key`` is the one that was in force there."""
+    yield _line(
+        {
+            "format": FORMAT,
+            "origin": source.origin,
+            "key": key.text,
+            "from": edge.size,
+            "edge": [b64encode(found).decode() for found in edge.hashes],
+        }
+    )
+    size, count = edge.size, 0
+    for end, note in source.checkpoints(edge.size):
+        for row in source.rows(size, end):
+            if row.index != size:
+                raise LogCorrupt("missing", index=size)
+            yield entry_line(row)
+            size += 1
+        if size != end:
+            raise LogCorrupt(f"missing, and a checkpoint is over {end} entries", index=size)
+        yield _line({"checkpoint": note.decode()})
+        count += 1
+    yield _line({"end": size, "checkpoints": count})
+
+
+def entry_line(row: Row) -> bytes:
+    """One entry as a line."""
+    head = b'{"index":%d,"leaf_hash":"%b",' % (row.index, row.leaf_hash.hex().encode())
+    if row.body[:1] == b"{" and row.body[-1:] == b"}" and b"\n" not in row.body:
+        return b'%b"body":%b}\n' % (head, row.body)
+    return b'%b"body_base64":"%b"}\n' % (head, b64encode(row.body))
+
+
+def parse_head(line: bytes) -> Head:
+    """Reads the first line. Raises ``ProofInvalid`` or ``KeyInvalid``."""
+    document = _parse(line)
+    if document.get("format") != FORMAT:
+        raise ProofInvalid(f"this is no export of a log: the first line does not name the format {FORMAT}")
+    if list(document) != ["format", "origin", "key", "from", "edge"]:
+        raise ProofInvalid("the first line of the export does not hold what it should")
+    origin, key, first, edge = (document[name] for name in ("origin", "key", "from", "edge"))
+    sound = isinstance(origin, str) and isinstance(key, str) and isinstance(edge, list) and type(first) is int
+    if not sound or not all(isinstance(found, str) for found in edge):
+        raise ProofInvalid("the first line of the export does not hold what it should")
+    return Head(origin, VerifierKey.parse(key), Edge(first, [decode_base64(found) for found in edge]))
+
+
+def odd_body(rest: bytes) -> bytes:
+    """The body of an entry line from ``body_base64`` on. Raises ``ProofInvalid``."""
+    head, tail = b'"body_base64":"', b'"}\n'
+    if not rest.startswith(head) or not rest.endswith(tail):
+        raise ProofInvalid("the line has another form than an entry")
+    body = decode_base64(rest[len(head) : -len(tail)].decode("ascii", "replace"))
+    if body[:1] == b"{" and body[-1:] == b"}" and b"\n" not in body:
+        raise ProofInvalid("the line has another form than this entry")
+    return body
+
+
+def parse_checkpoint(line: bytes) -> bytes:
+    """Reads a checkpoint line. Raises ``ProofInvalid``."""
+    document = _parse(line)
+    note = document.get("checkpoint")
+    if list(document) != ["checkpoint"] or not isinstance(note, str):
+        raise ProofInvalid("the line is neither an entry nor a checkpoint nor the end")
+    return note.encode("utf-8", "replace")
+
+
+def parse_end(line: bytes) -> tuple[int, int]:
+    """Reads the last line: size, and number of checkpoints. Raises ``ProofInvalid``."""
+    document = _parse(line)
+    size, count = document.get("end"), document.get("checkpoints")
+    if list(document) != ["end", "checkpoints"] or type(size) is not int or type(count) is not int:
+        raise ProofInvalid("the last line does not hold what it should")
+    return size, count
+
+
+def _line(document: dict[str, Any]) -> bytes:
+    return json.dumps(document, separators=(",", ":"), ensure_ascii=True).encode() + b"\n"
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    """A line in its one spelling."""
+    try:
+        document = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ProofInvalid("the line is no JSON; the export may be cut off or damaged") from error
+    if not isinstance(document, dict) or _line(document) != line:
+        raise ProofInvalid("the line is not spelled as an export spells it")
+    return document

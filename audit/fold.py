@@ -1,0 +1,171 @@
+"""Checking a log from its first entry to its last: entries and checkpoints go in, in order, and a verdict comes out.
+
+Rules: pure, and flat in the length of the log; a checkpoint counts when a known key signed it and its root is that of
+what came before; a key that an entry names, signed with a known one, is known from then on; an anchor is a root that
+somebody else has kept or signed. What is reported first is what is wrong first.
+It refuses to say "untampered": whoever holds the signing key can rewrite what nobody else has seen.
+"""
+
+from __future__ import annotations
+
+from base64 import b64decode
+from binascii import Error as Base64Error
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from json import loads
+
+from audit.checkpoint import open_checkpoint, open_rotation
+from audit.errors import KeyInvalid, LogCorrupt, ProofInvalid
+from audit.note import LOG_ALGORITHM, VerifierKey
+from audit.tree import Edge
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """A root that somebody vouches for: ``who``, in words that stand after "by"."""
+
+    size: int
+    root: bytes
+    who: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How far the word of a verification goes. ``fault`` is None when nothing is wrong."""
+
+    origin: str
+    first: int
+    entries: int
+    """Entries from ``first`` on that were read and are what was recorded."""
+    checkpoints: int
+    covered: int
+    """The size of the last checkpoint that verified: what lies beyond is not signed yet."""
+    anchors: tuple[Anchor, ...]
+    keys: tuple[VerifierKey, ...]
+    key_given: bool
+    """Whether the reader brought the key, or the log named its own."""
+    fault: str | None = None
+    bad_index: int | None = None
+
+    @property
+    def word(self) -> str:
+        """How far it goes, in a line."""
+        if self.anchors:
+            return "; ".join(f"anchored to size {anchor.size} by {anchor.who}" for anchor in self.anchors)
+        return "NOT ANCHORED (self-signed)"
+
+
+class Fold:
+    """The check of one log. Every method raises ``LogCorrupt`` or ``ProofInvalid`` at the first thing that is wrong."""
+
+    def __init__(
+        self,
+        origin: str,
+        keys: Iterable[VerifierKey],
+        *,
+        edge: Edge | None = None,
+        anchors: Iterable[Anchor] = (),
+        key_given: bool = True,
+    ) -> None:
+        self._edge = edge or Edge()
+        self._origin = origin
+        self._keys = list(keys)
+        self._key_given = key_given
+        self._kept = sorted(anchors, key=lambda anchor: anchor.size)
+        self._anchors: list[Anchor] = []
+        self._checkpoints = 0
+        self.first = self._edge.size
+        self.covered = self.first
+        self.extend(())
+
+    @property
+    def size(self) -> int:
+        """Entries so far."""
+        return self._edge.size
+
+    @property
+    def next_stop(self) -> int | None:
+        """The next size at which somebody has kept a root: no batch may go past it."""
+        for anchor in self._kept:
+            if anchor.size > self._edge.size:
+                return anchor.size
+        return None
+
+    def extend(self, leaves: Sequence[bytes]) -> None:
+        """The leaf hashes of the next entries, which do not pass ``next_stop``."""
+        self._edge.extend(leaves)
+        for anchor in self._kept:
+            if anchor.size == self._edge.size:
+                if anchor.root != self._edge.root():
+                    raise LogCorrupt(
+                        f"the first {anchor.size} entries are not those that were kept by {anchor.who}",
+                        index=self._suspect(),
+                    )
+                self._anchors.append(anchor)
+
+    def rotation(self, index: int, body: bytes) -> None:
+        """The entry at this index names a new key."""
+        try:
+            note = b64decode(loads(body)["note"], validate=True)
+            new = open_rotation(note, self._own_keys(), origin=self._origin)
+        except (ValueError, TypeError, KeyError, Base64Error, ProofInvalid, KeyInvalid) as error:
+            raise LogCorrupt(f"it names a new key, and {error}", index=index) from error
+        if new not in self._keys:
+            self._keys.append(new)
+
+    def checkpoint(self, note: bytes) -> None:
+        """A checkpoint over exactly the entries so far."""
+        try:
+            opened = open_checkpoint(note, self._keys, origin=self._origin)
+        except (ProofInvalid, KeyInvalid) as error:
+            raise LogCorrupt(f"the checkpoint over {self._edge.size} entries does not verify: {error}") from error
+        found = opened.checkpoint
+        if found.size != self._edge.size:
+            raise LogCorrupt(
+                f"a checkpoint over {found.size} entries stands where the log has {self._edge.size}",
+                index=min(found.size, self._edge.size),
+            )
+        if found.root != self._edge.root():
+            raise LogCorrupt(
+                f"entries {self._suspect()} to {found.size - 1} are not those that were signed", index=self._suspect()
+            )
+        self._checkpoints += 1
+        self.covered = found.size
+        self._anchors += [
+            Anchor(found.size, found.root, f"{seen.name} (seen at {seen.time_s} s)") for seen in opened.witnesses
+        ]
+
+    def verdict(self) -> Verdict:
+        """What was found, when nothing was wrong."""
+        missing = [anchor for anchor in self._kept if anchor.size > self._edge.size]
+        if missing:
+            raise LogCorrupt(
+                f"the log has {self._edge.size} entries, and {missing[0].who} has seen {missing[0].size}: "
+                "it was rolled back",
+                index=self._edge.size,
+            )
+        return self._verdict()
+
+    def failed(self, error: LogCorrupt) -> Verdict:
+        """What was found up to what is wrong."""
+        return replace(self._verdict(), fault=str(error), bad_index=error.index)
+
+    def _verdict(self) -> Verdict:
+        last: dict[str, Anchor] = {anchor.who.partition(" (seen")[0]: anchor for anchor in self._anchors}
+        return Verdict(
+            self._origin,
+            self.first,
+            self._edge.size - self.first,
+            self._checkpoints,
+            self.covered,
+            tuple(last.values()),
+            self._own_keys(),
+            self._key_given,
+        )
+
+    def _own_keys(self) -> tuple[VerifierKey, ...]:
+        return tuple(key for key in self._keys if key.algorithm == LOG_ALGORITHM)
+
+    def _suspect(self) -> int:
+        """The first entry that nothing vouches for."""
+        return max(self.covered, *(anchor.size for anchor in self._anchors), self.first)

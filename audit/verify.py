@@ -1,0 +1,296 @@
+"""Verify a log offline: an export, a receipt, or the SQLite file of a log itself.
+
+    python -m audit.verify EXPORT [--key VKEY] [--witness VKEY] [--anchor CHECKPOINT]
+
+Exit codes: 0 nothing is wrong, 4 something is, 2 the command cannot be understood. ``EXPORT`` may be ``-`` for standard
+input. A key may be the name of a file that holds it.
+
+Rules: needs Python and ``cryptography``, nothing of policyd; memory stays flat however long the log is; the first bad
+index is named with the reason, and the last line says how far the word goes; what the log says of its own key is not
+evidence of who signed it.
+It refuses: to call a log untampered.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sqlite3
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+from typing import IO, Final
+from urllib.parse import quote
+from uuid import UUID
+
+from audit.checkpoint import Checkpoint, open_checkpoint
+from audit.errors import AuditFailure, KeyInvalid, LogCorrupt, ProofInvalid
+from audit.export import HASH_CHARS, LINE_MAX_BYTES, odd_body, parse_checkpoint, parse_end, parse_head
+from audit.fold import Anchor, Fold, Verdict
+from audit.note import NOTE_MAX_BYTES, VerifierKey, parse_note
+from audit.tree import leaf_hash
+
+BATCH_ENTRIES: Final = 1_024
+KEY_KIND: Final = b'","kind":"key"'
+"""Where the body of an entry that names a new key says so, after {"id":"…36 characters…"""
+_KEY_AT: Final = slice(7 + 36, 7 + 36 + len(KEY_KIND))
+EXIT_BAD: Final = 4
+
+
+def verify_export(
+    file: IO[bytes],
+    *,
+    keys: Sequence[VerifierKey] = (),
+    witnesses: Sequence[VerifierKey] = (),
+    anchors: Sequence[Anchor] = (),
+) -> Verdict:
+    """Check an export from its first line to its last; without ``keys`` the export names its own.
+
+    Raises ``ProofInvalid`` or ``KeyInvalid`` when it is no export at all.
+    """
+    head = parse_head(file.readline(LINE_MAX_BYTES))
+    fold = Fold(
+        head.origin, [*(keys or (head.key,)), *witnesses], edge=head.edge, anchors=anchors, key_given=bool(keys)
+    )
+    try:
+        _fold_lines(iter(lambda: file.readline(LINE_MAX_BYTES), b""), fold)
+        return fold.verdict()
+    except LogCorrupt as error:
+        return fold.failed(error)
+    except (ProofInvalid, KeyInvalid) as error:
+        return fold.failed(LogCorrupt(str(error), index=fold.size))
+
+
+def _fold_lines(lines: Iterator[bytes], fold: Fold) -> None:
+    """Entries in batches, checkpoints where they stand, and the end, behind which nothing comes."""
+    leaves: list[bytes] = []
+    index, checkpoints = fold.size, 0
+    stop = fold.next_stop
+    for line in lines:
+        head = b'{"index":%d,"leaf_hash":"' % index
+        if line.startswith(head):
+            leaves.append(_line_leaf(line, len(head), index, fold))
+            index += 1
+            if len(leaves) >= BATCH_ENTRIES or index == stop:
+                fold.extend(leaves)
+                leaves, stop = [], fold.next_stop
+            continue
+        fold.extend(leaves)
+        leaves, stop = [], fold.next_stop
+        if line.startswith(b'{"checkpoint":'):
+            fold.checkpoint(parse_checkpoint(line))
+            checkpoints += 1
+        elif line.startswith(b'{"end":'):
+            _end(line, lines, fold, checkpoints)
+            return
+        else:
+            raise LogCorrupt(_instead(line), index=index)
+    raise LogCorrupt("missing: the export is cut off here", index=index)
+
+
+def _line_leaf(line: bytes, at: int, index: int, fold: Fold) -> bytes:
+    """The leaf hash of an entry line whose form up to ``at`` is right."""
+    rest = at + HASH_CHARS
+    if line[rest : rest + 9] == b'","body":' and line.endswith(b"}\n"):
+        body = line[rest + 9 : -2]
+        if body[:1] != b"{" or body[-1:] != b"}":
+            raise LogCorrupt("the body is not what was recorded", index=index)
+    else:
+        if not line.endswith(b"\n"):
+            raise LogCorrupt("missing: the export is cut off here", index=index)
+        try:
+            body = odd_body(line[rest + 2 :] if line[rest : rest + 2] == b'",' else b"")
+        except ProofInvalid as error:
+            raise LogCorrupt(str(error), index=index) from error
+    leaf = leaf_hash(body)
+    if line[at:rest] != leaf.hex().encode():
+        raise LogCorrupt("the body is not what was recorded", index=index)
+    if body[_KEY_AT] == KEY_KIND:
+        fold.rotation(index, body)
+    return leaf
+
+
+def _end(line: bytes, lines: Iterator[bytes], fold: Fold, checkpoints: int) -> None:
+    size, count = parse_end(line)
+    if size != fold.size:
+        raise LogCorrupt(f"missing: the export says that it ends with {size} entries", index=min(size, fold.size))
+    if count != checkpoints:
+        raise LogCorrupt(f"the export says that it holds {count} checkpoints, and it holds {checkpoints}")
+    if fold.covered != fold.size:
+        raise LogCorrupt("no checkpoint covers it", index=fold.covered)
+    if next(lines, b""):
+        raise LogCorrupt("something follows the end of the export", index=fold.size)
+
+
+def _instead(line: bytes) -> str:
+    if line.startswith(b'{"index":'):
+        found = line[len(b'{"index":') :].split(b",", 1)[0][:20].decode("ascii", "replace")
+        return f"missing or moved: entry {found} stands here"
+    if not line.endswith(b"\n"):
+        return "missing: the export is cut off here"
+    return "the line is neither an entry nor a checkpoint nor the end"
+
+
+def verify_sqlite(
+    path: Path,
+    *,
+    keys: Sequence[VerifierKey],
+    key_given: bool,
+    witnesses: Sequence[VerifierKey] = (),
+    anchors: Sequence[Anchor] = (),
+) -> Verdict:
+    """Check the SQLite file of a log, also beside its writer: bodies, order, columns, tree and checkpoints.
+
+    Raises ``LogCorrupt`` when the file cannot be read as a log.
+    """
+    try:
+        with closing(sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True)) as connection:
+            connection.execute("PRAGMA trusted_schema=OFF")
+            connection.execute("BEGIN")
+            origin = _scalar(connection, "SELECT value FROM meta WHERE key = 'origin'")
+            fold = Fold(str(origin), [*keys, *witnesses], anchors=anchors, key_given=key_given)
+            try:
+                _fold_database(connection, fold)
+                return fold.verdict()
+            except LogCorrupt as error:
+                return fold.failed(error)
+    except sqlite3.Error as error:
+        raise LogCorrupt(f"{path} is damaged, or no log at all: {error}") from error
+
+
+def _scalar(connection: sqlite3.Connection, query: str) -> object:
+    row = connection.execute(query).fetchone()
+    return None if row is None else row[0]
+
+
+def _fold_database(connection: sqlite3.Connection, fold: Fold) -> None:
+    kinds = _kinds()
+    kept = connection.execute("SELECT size, note FROM log_checkpoint ORDER BY size")
+    entries = connection.execute(
+        'SELECT e."index", e.id, e.kind, e.time_us, e.leaf_hash, b.body FROM entry e '
+        'LEFT JOIN body b ON b."index" = e."index" ORDER BY e."index"'
+    )
+    following = next(kept, None)
+    while True:
+        stops = [size for size in (following and following[0], fold.next_stop) if size is not None]
+        wanted = min([BATCH_ENTRIES, *(size - fold.size for size in stops)])
+        rows = list(islice(entries, max(wanted, 0)))
+        fold.extend([_row_leaf(row, fold.size + nth, kinds, fold) for nth, row in enumerate(rows)])
+        if following is not None and following[0] <= fold.size:
+            fold.checkpoint(following[1] if isinstance(following[1], bytes) else b"")
+            following = next(kept, None)
+        elif not rows:
+            break
+    if following is not None:
+        raise LogCorrupt(f"missing: a checkpoint is over {following[0]} entries", index=fold.size)
+    orphan = _scalar(connection, 'SELECT max("index") FROM body')
+    if isinstance(orphan, int) and orphan >= fold.size:
+        raise LogCorrupt("its body is there, and the entry is missing", index=fold.size)
+
+
+def _kinds() -> tuple[str, ...]:
+    # Imported here because what an export needs must not.
+    from audit.record import KINDS
+
+    return KINDS
+
+
+def _row_leaf(row: Sequence[object], expected: int, kinds: Sequence[str], fold: Fold) -> bytes:
+    index, entry_id, kind, time_us, leaf, body = row
+    if index != expected:
+        raise LogCorrupt("missing", index=expected)
+    if not isinstance(body, bytes):
+        raise LogCorrupt("its body is missing", index=expected)
+    computed = leaf_hash(body)
+    if computed != leaf:
+        raise LogCorrupt("the body is not what was recorded", index=expected)
+    sound = isinstance(entry_id, bytes) and len(entry_id) == 16 and isinstance(kind, int) and 0 <= kind < len(kinds)
+    if not sound or not isinstance(time_us, int):
+        raise LogCorrupt("its columns are damaged", index=expected)
+    assert isinstance(entry_id, bytes)
+    assert isinstance(kind, int)
+    said = b'"id":"%b"' % str(UUID(bytes=entry_id)).encode(), b'"kind":"%b"' % kinds[kind].encode()
+    if not all(part in body for part in said):
+        raise LogCorrupt("its columns do not say what its body says", index=expected)
+    if body[_KEY_AT] == KEY_KIND:
+        fold.rotation(expected, body)
+    return computed
+
+
+def kept_anchor(path: Path, keys: Iterable[VerifierKey], who: str | None = None) -> Anchor:
+    """A checkpoint that the reader has kept, as an anchor; its signature is checked when keys are given.
+
+    Raises ``ProofInvalid`` or ``KeyInvalid``.
+    """
+    try:
+        with path.open("rb") as file:
+            note = file.read(NOTE_MAX_BYTES + 1)
+    except OSError as error:
+        raise ProofInvalid(f"the checkpoint {path} cannot be read: {error.strerror}") from error
+    found = list(keys)
+    checkpoint = open_checkpoint(note, found).checkpoint if found else Checkpoint.parse(parse_note(note).text)
+    return Anchor(checkpoint.size, checkpoint.root, who or f"the checkpoint in {path}")
+
+
+def report(verdict: Verdict) -> list[str]:
+    """A verdict in lines, for a person."""
+    lines = [f"log {verdict.origin}"]
+    if verdict.fault is not None:
+        lines.append(f"FAILED: {verdict.fault}")
+        lines.append(f"{verdict.entries} entries before that are what was recorded, as far as this goes:")
+    else:
+        span = f"entries {verdict.first} to {verdict.first + verdict.entries - 1}" if verdict.entries else "no entries"
+        lines.append(f"{span} and {verdict.checkpoints} checkpoints hold together")
+    open_entries = verdict.first + verdict.entries - verdict.covered
+    if open_entries:
+        lines.append(f"{open_entries} entries from {verdict.covered} on are not covered by a checkpoint")
+    named = ", ".join(f"{key.name}+{key.id.hex()}" for key in verdict.keys)
+    lines.append(f"signed by {named}" + ("" if verdict.key_given else ", which the log itself names"))
+    lines.append(verdict.word)
+    return lines
+
+
+def key_argument(text: str) -> VerifierKey:
+    """A key, or the name of a file whose first line it is. Raises ``KeyInvalid``."""
+    if "+" not in text or Path(text).is_file():
+        try:
+            text = Path(text).read_text(encoding="utf-8").split("\n", 1)[0].strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise KeyInvalid(f"the key {text} cannot be read: {error}") from error
+    return VerifierKey.parse(text)
+
+
+def _arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m audit.verify", description="Verify an export of a log offline.")
+    parser.add_argument("export", metavar="EXPORT", help="the file, or - for standard input")
+    parser.add_argument("--key", action="append", default=[], metavar="VKEY", help="the log's key, or a file with it")
+    parser.add_argument("--witness", action="append", default=[], metavar="VKEY", help="a witness's key")
+    parser.add_argument("--anchor", action="append", default=[], metavar="FILE", type=Path, help="a kept checkpoint")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line."""
+    flags = _arguments().parse_args(arguments)
+    try:
+        keys = [key_argument(text) for text in flags.key]
+        witnesses = [key_argument(text) for text in flags.witness]
+        anchors = [kept_anchor(path, keys) for path in flags.anchor]
+        if flags.export == "-":
+            verdict = verify_export(sys.stdin.buffer, keys=keys, witnesses=witnesses, anchors=anchors)
+        else:
+            with Path(flags.export).open("rb") as file:
+                verdict = verify_export(file, keys=keys, witnesses=witnesses, anchors=anchors)
+    except OSError as error:
+        sys.stderr.write(f"{flags.export} cannot be read: {error.strerror}\n")
+        return 2
+    except AuditFailure as error:
+        sys.stderr.write(f"FAILED: {error}\n")
+        return EXIT_BAD
+    sys.stdout.write("\n".join(report(verdict)) + "\n")
+    return EXIT_BAD if verdict.fault is not None else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
