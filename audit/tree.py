@@ -86,7 +86,7 @@ class Edge:
             if len(nodes) & 1:
                 self._open[level] = nodes.pop()
             pairs = iter(nodes)
-            nodes = [sha256(b"\x01" + left + right).digest() for left, right in zip(pairs, pairs, strict=True)]
+            nodes = [_node_hash(left + right) for left, right in zip(pairs, pairs, strict=True)]
             level += 1
             if nodes:
                 runs.append(Run(level, first >> 1, tuple(nodes)))
@@ -194,6 +194,16 @@ def _climb(node: int, last: int, proof: Sequence[bytes]) -> Iterator[tuple[bytes
         node, last = node >> 1, last >> 1
     if last:
         raise ProofInvalid("the proof is too short")
+
+
+_NODE: Final = sha256(b"\x01")
+
+
+def _node_hash(children: bytes) -> bytes:
+    # A copy that has the first byte already costs less than a new hash of everything.
+    hashed = _NODE.copy()
+    hashed.update(children)
+    return hashed.digest()
 
 
 def _check_sizes(first: int, second: int) -> None:

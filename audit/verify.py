@@ -16,8 +16,11 @@ from __future__ import annotations
 import argparse
 import sqlite3
 import sys
+from binascii import hexlify
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
+from functools import partial
+from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from typing import IO, Final
@@ -26,7 +29,7 @@ from uuid import UUID
 
 from audit.checkpoint import Checkpoint, open_checkpoint
 from audit.errors import AuditFailure, KeyInvalid, LogCorrupt, ProofInvalid
-from audit.export import HASH_CHARS, LINE_MAX_BYTES, odd_body, parse_checkpoint, parse_end, parse_head
+from audit.export import HASH_CHARS, LINE_MAX_BYTES, Row, entry_line, odd_body, parse_checkpoint, parse_end, parse_head
 from audit.fold import Anchor, Fold, Verdict
 from audit.note import NOTE_MAX_BYTES, VerifierKey, parse_note
 from audit.tree import leaf_hash
@@ -34,6 +37,9 @@ from audit.tree import leaf_hash
 BATCH_ENTRIES: Final = 1_024
 KEY_KIND: Final = b'","kind":"key"'
 """Where the body of an entry that names a new key says so, after {"id":"…36 characters…"""
+_BODY: Final = b'","body":'
+_BODY_AT: Final = HASH_CHARS + len(_BODY)
+_LEAF: Final = sha256(b"\x00")
 _KEY_AT: Final = slice(7 + 36, 7 + 36 + len(KEY_KIND))
 EXIT_BAD: Final = 4
 
@@ -54,7 +60,7 @@ def verify_export(
         head.origin, [*(keys or (head.key,)), *witnesses], edge=head.edge, anchors=anchors, key_given=bool(keys)
     )
     try:
-        _fold_lines(iter(lambda: file.readline(LINE_MAX_BYTES), b""), fold)
+        _fold_lines(iter(partial(file.readline, LINE_MAX_BYTES), b""), fold)
         return fold.verdict()
     except LogCorrupt as error:
         return fold.failed(error)
@@ -64,51 +70,72 @@ def verify_export(
 
 def _fold_lines(lines: Iterator[bytes], fold: Fold) -> None:
     """Entries in batches, checkpoints where they stand, and the end, behind which nothing comes."""
-    leaves: list[bytes] = []
-    index, checkpoints = fold.size, 0
-    stop = fold.next_stop
-    for line in lines:
-        head = b'{"index":%d,"leaf_hash":"' % index
-        if line.startswith(head):
-            leaves.append(_line_leaf(line, len(head), index, fold))
-            index += 1
-            if len(leaves) >= BATCH_ENTRIES or index == stop:
-                fold.extend(leaves)
-                leaves, stop = [], fold.next_stop
-            continue
-        fold.extend(leaves)
-        leaves, stop = [], fold.next_stop
+    checkpoints = 0
+    line = next(lines, b"")
+    while line:
+        line = _fold_entries(line, lines, fold)
         if line.startswith(b'{"checkpoint":'):
             fold.checkpoint(parse_checkpoint(line))
             checkpoints += 1
         elif line.startswith(b'{"end":'):
             _end(line, lines, fold, checkpoints)
             return
+        elif line and not line.startswith(_head(fold.size)):
+            raise LogCorrupt(_instead(line), index=fold.size)
         else:
-            raise LogCorrupt(_instead(line), index=index)
-    raise LogCorrupt("missing: the export is cut off here", index=index)
+            continue
+        line = next(lines, b"")
+    raise LogCorrupt("missing: the export is cut off here", index=fold.size)
 
 
-def _line_leaf(line: bytes, at: int, index: int, fold: Fold) -> bytes:
-    """The leaf hash of an entry line whose form up to ``at`` is right."""
-    rest = at + HASH_CHARS
-    if line[rest : rest + 9] == b'","body":' and line.endswith(b"}\n"):
-        body = line[rest + 9 : -2]
-        if body[:1] != b"{" or body[-1:] != b"}":
-            raise LogCorrupt("the body is not what was recorded", index=index)
-    else:
-        if not line.endswith(b"\n"):
-            raise LogCorrupt("missing: the export is cut off here", index=index)
-        try:
-            body = odd_body(line[rest + 2 :] if line[rest : rest + 2] == b'",' else b"")
-        except ProofInvalid as error:
-            raise LogCorrupt(str(error), index=index) from error
-    leaf = leaf_hash(body)
-    if line[at:rest] != leaf.hex().encode():
+def _fold_entries(line: bytes, lines: Iterator[bytes], fold: Fold) -> bytes:
+    """One batch of entries, or less; answers the line that follows it.
+
+    The usual line is held against the one that it should be as a whole: what is not exactly that is looked at closely.
+    """
+    leaves: list[bytes] = []
+    index, limit = fold.size, fold.size + BATCH_ENTRIES
+    if fold.next_stop is not None:
+        limit = min(limit, fold.next_stop)
+    at = len(_head(index)) + _BODY_AT
+    while line and index < limit:
+        body = line[at:-2]
+        hashed = _LEAF.copy()
+        hashed.update(body)
+        leaf = hashed.digest()
+        if line != b'{"index":%d,"leaf_hash":"%b","body":%b}\n' % (index, hexlify(leaf), body):
+            head = _head(index)
+            if not line.startswith(head):
+                break
+            at = len(head) + _BODY_AT
+            body = _line_body(line, at, index)
+            leaf = leaf_hash(body)
+        if body[_KEY_AT] == KEY_KIND:
+            fold.rotation(index, body)
+        leaves.append(leaf)
+        index += 1
+        line = next(lines, b"")
+    fold.extend(leaves)
+    return line
+
+
+def _head(index: int) -> bytes:
+    return b'{"index":%d,"leaf_hash":"' % index
+
+
+def _line_body(line: bytes, at: int, index: int) -> bytes:
+    """The body of an entry line that starts as it should. Raises ``LogCorrupt`` unless all of it is right."""
+    if not line.endswith(b"\n"):
+        raise LogCorrupt("missing: the export is cut off here", index=index)
+    rest, plain = at - _BODY_AT + HASH_CHARS, line[at - len(_BODY) : at] == _BODY and line.endswith(b"}\n")
+    try:
+        body = line[at:-2] if plain else odd_body(line[rest + 2 :])
+    except ProofInvalid as error:
+        raise LogCorrupt(str(error), index=index) from error
+    row = Row(index, leaf_hash(body), body)
+    if entry_line(row) != line:
         raise LogCorrupt("the body is not what was recorded", index=index)
-    if body[_KEY_AT] == KEY_KIND:
-        fold.rotation(index, body)
-    return leaf
+    return body
 
 
 def _end(line: bytes, lines: Iterator[bytes], fold: Fold, checkpoints: int) -> None:
