@@ -235,6 +235,8 @@ async def _assembled(
         log.origin,
         ttl_ms=settings.decision_ttl_ms,
         sheet_wait_ms=settings.engine.sheet_wait_ms,
+        queue_max_ms=settings.api.queue_max_ms,
+        queue_ms=lambda: log.wait_ms,
         telemetry=telemetry,
     )
     observe_parts(telemetry, engine=engine, book=book, committer=log, facts=facts, snapshots=activation)

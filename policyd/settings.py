@@ -97,6 +97,10 @@ class ApiSettings(_Section):
     )
     batch_in_progress_max: Annotated[int, Field(ge=1, le=1_000)] = Field(16, description="batches in progress")
     in_flight_max: Annotated[int, Field(ge=1, le=100_000)] = Field(1_024, description="requests in progress")
+    queue_max_ms: Annotated[int, Field(ge=10, le=600_000)] = Field(
+        2_000,
+        description="longest wait to be recorded that a new decision may expect; beyond it, it is refused at once",
+    )
     idempotency_ttl_ms: Annotated[int, Field(ge=1_000, le=2_592_000_000)] = Field(
         86_400_000, description="how long the answer under an `Idempotency-Key` is kept"
     )

@@ -9,7 +9,6 @@ It refuses: to drop, and to delay without a bound.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from uuid import uuid4
@@ -19,6 +18,7 @@ from audit.store import Durability, Position
 from policyd.errors import AuditError, Overloaded
 from policyd.services.commit import Outcome, Submission
 from policyd.services.data_directory import DataDirectory
+from policyd.services.forecast import Forecast
 from policyd.services.idempotency import Claim
 from policyd.services.writer import CommitLimits, Writer
 from policyd.telemetry import Telemetry
@@ -37,7 +37,7 @@ class Committer:
         self._writer = writer
         self._limits = limits
         self._telemetry = telemetry
-        self._handed_over_at = 0.0
+        self._forecast = Forecast()
         self._loop = asyncio.get_running_loop()
         self._waiting: list[_Waiter] = []
         self._in_flight: list[_Waiter] = []
@@ -98,6 +98,11 @@ class Committer:
         return len(self._waiting) + len(self._in_flight)
 
     @property
+    def wait_ms(self) -> float:
+        """How long an entry that is submitted now is likely to wait."""
+        return self._forecast.wait_ms(len(self._waiting) // self._limits.batch_max_entries + 1)
+
+    @property
     def entries_total(self) -> int:
         """Entries in the log, earlier runs included, as the writer last saw it."""
         return self._writer.entries_total
@@ -152,13 +157,13 @@ class Committer:
             return
         limit = self._limits.batch_max_entries
         self._in_flight, self._waiting = self._waiting[:limit], self._waiting[limit:]
-        self._handed_over_at = time.monotonic()
+        self._forecast.begun()
         self._writer.take([waiter.submission for waiter in self._in_flight])
 
     def answered(self, outcomes: Sequence[Outcome], fault: str | None) -> None:
         """The writer's word on the batch in flight; with a fault, whatever waits fails too. Runs on the loop."""
         done, self._in_flight = self._in_flight, []
-        self._telemetry.committed(len(done), time.monotonic() - self._handed_over_at)
+        self._telemetry.committed(len(done), self._forecast.ended())
         for waiter, outcome in zip(done, outcomes, strict=True):
             self._answer(waiter, outcome)
         if fault is not None:

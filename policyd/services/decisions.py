@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -62,6 +62,9 @@ class WrittenLog(Log, Protocol):
     @property
     def entries_total(self) -> int: ...
 
+    @property
+    def wait_ms(self) -> float: ...
+
 
 class FactsNow(Protocol):
     """The newest facts and their bytes for the log."""
@@ -104,7 +107,10 @@ class DecisionService:
     origin: str
     ttl_ms: int = 60_000
     sheet_wait_ms: int = 8_000
+    queue_max_ms: int = 2_000
     now: Now = now_us
+    queue_ms: Callable[[], float] = lambda: 0.0
+    """How long what is recorded now is likely to wait."""
     frames: Frames = field(default_factory=Frames)
     telemetry: Telemetry = field(default_factory=lambda: Telemetry(metrics=False))
     _durable: OrderedDict[str, None] = field(default_factory=OrderedDict)
@@ -118,6 +124,14 @@ class DecisionService:
         Raises any ``PolicydError``; all but those of the log itself and of overload are recorded first.
         """
         begun = time.perf_counter()
+        wait_ms = self.queue_ms()
+        if wait_ms > self.queue_max_ms:
+            # Before any work: what is refused at once costs a busy server nothing, and its caller may go elsewhere.
+            self.telemetry.decided("error", Overloaded.code, "", "", 0.0)
+            raise Overloaded(
+                f"a decision would wait {wait_ms:.0f} ms to be recorded, longer than api.queue_max_ms",
+                remedy="try again later, or look at the disk of the data directory",
+            )
         time_us = self.now()
         decision_id = uuid7(time_us)
         stages = self.telemetry.stages(decision_id)

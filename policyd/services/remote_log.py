@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Final
@@ -21,6 +22,7 @@ from audit.record import Blob, Entry
 from audit.store import Position
 from policyd.errors import AuditError, Overloaded, PolicydError
 from policyd.services.committer import Committer
+from policyd.services.forecast import WEIGHT
 from policyd.services.idempotency import Claim
 from policyd.services.link import (
     Answered,
@@ -84,6 +86,8 @@ class RemoteLog(_End):
         self._queue_max_entries = queue_max_entries
         self._loop = asyncio.get_running_loop()
         self._tickets: dict[int, asyncio.Future[Position]] = {}
+        self._since_s: dict[int, float] = {}
+        self._usual_s = 0.0
         self._next_ticket = 0
         self._waiting: list[Submission] = []
         self._idle = asyncio.Event()
@@ -121,6 +125,12 @@ class RemoteLog(_End):
         return len(self._tickets)
 
     @property
+    def wait_ms(self) -> float:
+        """How long an entry that is submitted now is likely to wait: as long as the oldest, or as is usual."""
+        oldest = next(iter(self._since_s.values()), None)
+        return 0.0 if oldest is None else 1_000 * max(time.monotonic() - oldest, self._usual_s)
+
+    @property
     def entries_total(self) -> int:
         """Entries of the whole log, as far as the answers to this process tell."""
         return self._entries_total
@@ -135,6 +145,7 @@ class RemoteLog(_End):
         self._next_ticket += 1
         answer: asyncio.Future[Position] = self._loop.create_future()
         self._tickets[ticket] = answer
+        self._since_s[ticket] = time.monotonic()
         self._idle.clear()
         if not self._waiting:
             self._loop.call_soon(self._send)
@@ -186,6 +197,7 @@ class RemoteLog(_End):
         answer = self._tickets.pop(ticket, None)
         if answer is None:
             raise AuditError(f"the writer answered ticket {ticket}, which nobody holds")
+        self._usual_s += WEIGHT * (time.monotonic() - self._since_s.pop(ticket) - self._usual_s)
         if not self._tickets:
             self._idle.set()
         if isinstance(outcome, Position):
@@ -199,7 +211,7 @@ class RemoteLog(_End):
 
     def _end(self, why: str) -> None:
         self._ended = self._ended or why
-        waiting, self._tickets, self._waiting = self._tickets, {}, []
+        waiting, self._tickets, self._since_s, self._waiting = self._tickets, {}, {}, []
         self._idle.set()
         for answer in waiting.values():
             if not answer.done():

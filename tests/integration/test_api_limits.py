@@ -8,12 +8,15 @@ import logging
 import os
 import signal
 import socket
+import sqlite3
 import time
 from collections.abc import Callable, MutableMapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any, cast
 
+import httpx
 import pytest
 
 from policyd.api import connection
@@ -99,6 +102,39 @@ def children(pid: int) -> list[int]:
         if int(fields[1]) == pid:
             found.append(int(path.parent.name))
     return found
+
+
+def test_a_stalled_log_refuses_at_once_what_would_wait(serving_with: Any, bank_chat: dict[str, Any]) -> None:
+    """Somebody holds the lock of the database: who came before it was known waits, everybody else hears at once."""
+    queue_max_ms = 200
+    with serving_with(api={"queue_max_ms": queue_max_ms}) as server:
+        assert server.client.post("/v1/decisions", json=bank_chat).status_code == 200
+        waited: list[int] = []
+        with closing(sqlite3.connect(server.parts.directory.log_path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            first = Thread(
+                target=lambda: waited.append(
+                    httpx.post(f"{server.address}/v1/decisions", json=bank_chat, timeout=30).status_code
+                )
+            )
+            first.start()
+            eventually(lambda: server.parts.committer.wait_ms > queue_max_ms)
+            took_ms = []
+            for _ in range(20):
+                began = time.monotonic()
+                found = server.client.post("/v1/decisions", json=bank_chat)
+                took_ms.append((time.monotonic() - began) * 1_000)
+                assert (found.status_code, found.json()["code"]) == (503, "overload")
+                assert int(found.headers["retry-after"]) > 0
+            batch = server.client.post("/v1/decisions/batch", json={"requests": [bank_chat]})
+            assert batch.json()["items"][0]["problem"]["code"] == "overload"
+            assert server.client.get("/v1/fleet").status_code == 200, "what records nothing goes on"
+            assert waited == []
+            other.execute("ROLLBACK")
+        first.join(30)
+        assert sorted(took_ms)[10] < queue_max_ms, took_ms
+        assert waited == [200], "what was taken is recorded and answered"
+        assert server.client.post("/v1/decisions", json=bank_chat).status_code == 200
 
 
 def test_facts_that_grow_old(serving_with: Any, bank_chat: dict[str, Any], tmp_path: Path, repository: Path) -> None:
