@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from datetime import date
 from functools import cached_property
 from typing import Annotated, Any, Final, Literal
-from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
+from policyd.core.budgets import Budget, Zone, budget_findings
 from policyd.core.places import COUNTRIES, GROUPS, UnknownPlace, expand, expand_one
 from policyd.core.pool import Amount, Count, Country, Declared, Performance, Pool, Text
 from policyd.core.workload import (
@@ -32,14 +32,6 @@ from policyd.core.workload import (
 )
 
 Level = Literal["public", "internal", "confidential", "restricted"]
-
-
-def _known_zone(value: str) -> str:
-    try:
-        ZoneInfo(value)
-    except (LookupError, ValueError, OSError):
-        raise ValueError(f"unknown time zone {value!r}: use an IANA name, for example Europe/Berlin") from None
-    return value
 
 
 class ModelVersion(Declared):
@@ -107,15 +99,8 @@ class Defaults(Declared):
     demand: DemandRequest = DemandRequest()
 
 
-class Budget(Declared):
-    """A limit on what an account may spend in a window, in USD."""
-
-    limit: Amount
-    window: Literal["hour", "day", "week", "month", "total"]
-
-
 class Project(Declared):
-    """A project of a tenant: its environments, floors above the tenant's, defaults and budget."""
+    """A project of a tenant: its environments, floors above the tenant's, defaults and budgets."""
 
     name: Name
     environments: tuple[Environment, ...] = Field(min_length=1)
@@ -123,6 +108,8 @@ class Project(Declared):
     defaults: Defaults = Defaults()
     sources: tuple[Name, ...] = ()
     budget: Budget | None = None
+    budgets: tuple[Budget, ...] = ()
+    environment_budgets: dict[Environment, tuple[Budget, ...]] = Field(default_factory=dict)
 
 
 class Tenant(Declared):
@@ -132,13 +119,14 @@ class Tenant(Declared):
     title: Text
     seat: Country
     sector: Literal["bank", "health", "public", "startup", "research", "retail", "industry", "media", "other"]
-    zone: Annotated[str, AfterValidator(_known_zone)]
+    zone: Zone
     floors: Floors
     defaults: Defaults = Defaults()
     sla_classes: tuple[Name, ...] = Field(min_length=1)
     default_project: Name | None = None
     projects: tuple[Project, ...] = Field(min_length=1)
     budget: Budget | None = None
+    budgets: tuple[Budget, ...] = ()
 
     def project(self, name: str) -> Project | None:
         """The project of that name, or None."""
@@ -208,6 +196,7 @@ class FleetDocument(Declared):
     place_groups: dict[Name, tuple[Name, ...]] = Field(default_factory=dict)
     classification_map: dict[Name, Classification] = Field(default_factory=dict, max_length=64)
     defaults: Defaults = Defaults()
+    budgets: tuple[Budget, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -281,6 +270,7 @@ def dangling(document: FleetDocument) -> Iterator[tuple[tuple[str | int, ...], s
     for i, tenant in enumerate(document.tenants):
         yield from _dangling_tenant(("tenants", i), tenant, classes, sources)
     yield from _currencies(document)
+    yield from budget_findings(document)
 
 
 _STATED_FLOORS: Final = (

@@ -48,6 +48,13 @@ Amount = Annotated[
     PlainSerializer(lambda amount: format(amount, "f"), return_type=str, when_used="json"),
 ]
 """Money in units of the price's currency."""
+Quantity = Annotated[
+    Decimal,
+    BeforeValidator(_exact_decimal),
+    Field(ge=0, le=9_007_199_254_740_991, decimal_places=12),
+    PlainSerializer(lambda amount: format(amount, "f"), return_type=str, when_used="json"),
+]
+"""What a budget may limit: tokens run into the thousands of millions."""
 Count = Annotated[int, Field(ge=0, le=1_000_000_000)]
 Ppm = Annotated[int, Field(ge=0, le=1_000_000_000)]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=500)]

@@ -30,7 +30,7 @@ SUFFIXES: Final = (".yaml", ".yml")
 MAX_POOLS: Final = 10_000
 POOL_DEFAULTS: Final = "pool_defaults"
 
-_LISTS: Final = ("pools", "models", "tenants", "sla_classes", "profiles", "data_sources")
+_LISTS: Final = ("pools", "models", "tenants", "sla_classes", "profiles", "data_sources", "budgets")
 _MAPPINGS: Final = ("currencies", "place_groups", "classification_map")
 _SINGLE: Final = "defaults"
 _KEYS: Final = (*_LISTS, *_MAPPINGS, _SINGLE, POOL_DEFAULTS)

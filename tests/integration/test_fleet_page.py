@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from connectors.static import AccountState, FactsDocument, PoolState
 from policyd.core import fleet, pool
+from policyd.core.budgets import Budget
 from policyd.documents import read_yaml
 from policyd.revisions.fleet_files import parse_fleet
 from policyd.revisions.fleet_import import COLUMNS
@@ -42,12 +43,17 @@ def test_every_column_of_every_list_is_described() -> None:
 
 
 def test_the_examples_load() -> None:
-    schema_line, defaults, words, facts = BLOCKS
+    schema_line, defaults, words, limits, facts = BLOCKS
     assert parse_fleet({PurePosixPath("f.yaml"): words.encode()}).classifications["C2"].value == "confidential"
     assert schema_line.startswith("# yaml-language-server: $schema=")
     first, second = parse_fleet({PurePosixPath("f.yaml"): defaults.encode()}).pools.values()
     assert (first.retention_days, second.retention_days) == (0, None)
     assert (second.operator.name, second.operator.parent_seat) == ("A partner of the region", "US")
+    declared = read_yaml(limits.encode(), "fleet.yaml").value
+    project = declared["tenants"][0]["projects"][0]
+    inner = [*project["budgets"], *project["environment_budgets"]["dev"]]
+    for budget in (*declared["budgets"], declared["tenants"][0]["budget"], *inner):
+        Budget.model_validate_json(json.dumps(budget))
     document = read_yaml(facts.encode(), "facts.yaml")
     assert document.findings == ()
     FactsDocument.model_validate_json(json.dumps(document.value))
