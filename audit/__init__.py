@@ -4,6 +4,7 @@
     tables.py   the tables
     store.py    opening a log, checking it, appending to it
     query.py    searching it, and reading single records and blobs
+    report.py   counting it
     tree.py     the Merkle tree: root, right edge, proofs and their verification
     note.py     signed notes and their keys
     checkpoint.py  how much of a log there is, signed

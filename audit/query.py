@@ -130,24 +130,36 @@ def search(
     ``within`` limits them to parts of the log; entries of no tenant are in none, and None is the whole log.
     Raises ``QueryInvalid`` naming the filter at fault, and ``LogCorrupt`` when a found record is damaged.
     """
-    _check_filters(filters)
     if type(limit) is not int or not 1 <= limit <= LIMIT_MAX:
         raise QueryInvalid("limit", f"is a whole number from 1 to {LIMIT_MAX}")
+    conditions = matching(connection, filters, kinds, within)
     binding = _binding(filters, kinds)
-    conditions = _time_conditions(filters)
-    conditions.append(ENTRY.c.kind.in_([KINDS.index(kind) for kind in kinds]))
     if cursor is not None:
-        conditions.append(tuple_(ENTRY.c.time_us, ENTRY.c.index) < tuple_(*_position(cursor, binding)))
-    matching = _word_conditions(connection, filters)
-    allowed = _within_condition(connection, within) if within is not None else None
-    if matching is None or (within is not None and allowed is None):
+        position = _position(cursor, binding)
+        conditions = conditions and [*conditions, tuple_(ENTRY.c.time_us, ENTRY.c.index) < tuple_(*position)]
+    if conditions is None:
         return Page((), None)
-    if allowed is not None:
-        conditions.append(allowed)
-    query = _RECORD.where(*conditions, *matching).order_by(ENTRY.c.time_us.desc(), ENTRY.c.index.desc())
+    query = _RECORD.where(*conditions).order_by(ENTRY.c.time_us.desc(), ENTRY.c.index.desc())
     rows = connection.execute(query.limit(limit + 1)).all()
     items = tuple(_record(row) for row in rows[:limit])
     return Page(items, _cursor(items[-1], binding) if len(rows) > limit else None)
+
+
+def matching(
+    connection: Connection, filters: Mapping[str, str], kinds: Sequence[Kind], within: Sequence[Within] | None
+) -> list[ColumnElement[bool]] | None:
+    """What an entry must be to be of ``kinds``, match every filter and be ``within``; None when nothing can.
+
+    Raises ``QueryInvalid`` naming the filter at fault.
+    """
+    _check_filters(filters)
+    conditions = _time_conditions(filters)
+    conditions.append(ENTRY.c.kind.in_([KINDS.index(kind) for kind in kinds]))
+    words = _word_conditions(connection, filters)
+    allowed = _within_condition(connection, within) if within is not None else None
+    if words is None or (within is not None and allowed is None):
+        return None
+    return [*conditions, *words, *([] if allowed is None else [allowed])]
 
 
 def by_id(connection: Connection, entry_id: str) -> Record | None:
@@ -194,13 +206,14 @@ def _check_filters(filters: Mapping[str, str]) -> None:
 def _time_conditions(filters: Mapping[str, str]) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = []
     if "from" in filters:
-        conditions.append(ENTRY.c.time_us >= _time_us("from", filters["from"]))
+        conditions.append(ENTRY.c.time_us >= time_us_of("from", filters["from"]))
     if "to" in filters:
-        conditions.append(ENTRY.c.time_us < _time_us("to", filters["to"]))
+        conditions.append(ENTRY.c.time_us < time_us_of("to", filters["to"]))
     return conditions
 
 
-def _time_us(name: str, text: str) -> int:
+def time_us_of(name: str, text: str) -> int:
+    """The moment that a filter names, in microseconds since 1970. Raises ``QueryInvalid``."""
     try:
         moment = datetime.fromisoformat(text)
     except ValueError as error:

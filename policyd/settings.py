@@ -75,6 +75,9 @@ class AuditSettings(_Section):
     batch_max_entries: Annotated[int, Field(ge=1, le=4_096)] = Field(512, description="entries in one transaction")
     queue_max_entries: Annotated[int, Field(ge=1, le=1_000_000)] = Field(4_096, description="entries that may wait")
     search_deadline_ms: Annotated[int, Field(ge=100, le=600_000)] = Field(10_000, description="longest search")
+    report_rows_max: Annotated[int, Field(ge=100, le=1_000_000)] = Field(
+        10_000, description="rows in one table of a report; one that would have more is refused"
+    )
 
 
 class FactsSettings(_Section):

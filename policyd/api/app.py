@@ -28,8 +28,10 @@ from policyd.api.openapi_authzen import AUTHZEN_SHOWN
 from policyd.api.openapi_batch import BATCH_SHOWN
 from policyd.api.openapi_break_even import BREAK_EVEN_SHOWN
 from policyd.api.openapi_ext_authz import EXT_AUTHZ_SHOWN
+from policyd.api.openapi_reports import REPORTS_SHOWN
 from policyd.api.openapi_simulations import SIMULATION_SHOWN
 from policyd.api.parts import Parts
+from policyd.api.reports import report_router
 from policyd.api.simulations import SimulationRequest, simulation_router
 from policyd.api.tracing import Admitted, Followed
 from policyd.errors import PolicydError
@@ -39,6 +41,7 @@ _SHOWN: Final[tuple[type[BaseModel], ...]] = (
     *BATCH_SHOWN,
     *BREAK_EVEN_SHOWN,
     *EXT_AUTHZ_SHOWN,
+    *REPORTS_SHOWN,
     *SIMULATION_SHOWN,
     BreakEvenRequest,
     SimulationRequest,
@@ -63,6 +66,7 @@ def create_app(running: Parts) -> FastAPI:
         health_router(readiness),
         metrics_router(running, readiness),
         problems.page_router(),
+        report_router(running),
         simulation_router(running),
     ]
     for router in routers:

@@ -317,7 +317,8 @@ def parameter(name: str, description: str, schema: Json | None = None, place: st
     return {"name": name, "in": place, "description": description, "schema": schema or _TEXT}
 
 
-def _filter(name: str) -> Json:
+def filter_parameter(name: str) -> Json:
+    """A filter of a search."""
     if name in TIME_FILTERS:
         words = {"from": "the first moment that counts, in UTC", "to": "the first moment that does not, in UTC"}
         return parameter(name, words[name], _TIME)
@@ -353,7 +354,7 @@ SEARCH: Final = route(
     "entries, newest first",
     content_of("EntryPage", ENTRY_PAGE_EXAMPLE),
     problems_of(400, 503),
-    parameters=[*(_filter(name) for name in FILTERS), *_PAGE],
+    parameters=[*(filter_parameter(name) for name in FILTERS), *_PAGE],
 )
 RECORD: Final = route("the record", content_of("DecisionDocument", ANSWER_EXAMPLE), problems_of(400, 404, 503))
 EXPLANATION: Final = route(
@@ -389,6 +390,7 @@ _TAGS: Final = [
     {"name": "decisions", "description": "On which pools a workload may run, and the record of it."},
     {"name": "authzen", "description": "The same decisions in the words of OpenID AuthZEN 1.0."},
     {"name": "enforcement", "description": "For proxies that ask before they forward."},
+    {"name": "reports", "description": "What was decided in a period, counted."},
     {"name": "fleet", "description": "The fleet as decided on."},
     {"name": "health", "description": "For whoever supervises the server."},
     {"name": "documentation", "description": "The pages that the `type` of a problem names."},

@@ -14,6 +14,7 @@ import typer
 
 from policyd.cli import (
     audit,
+    audit_report,
     break_even,
     config,
     decide,
@@ -50,6 +51,7 @@ app.command()(doctor.doctor)
 app.add_typer(pool.app)
 app.add_typer(fleet.app)
 app.add_typer(policy.app)
+audit.app.command()(audit_report.report)
 app.add_typer(audit.app)
 app.add_typer(config.app)
 app.add_typer(token.app)

@@ -161,6 +161,19 @@ def search(filters: Filters | None, cursor: str | None, limit: int) -> Call[Page
     return Call("GET", "/v1/decisions", _page, "page of decisions", parameters={**written, **_paged(cursor, limit)})
 
 
+def report_page(by: str, filters: Mapping[str, str], cursor: str | None) -> Call[Json]:
+    """``GET /v1/reports/decisions``: one page; ``policyd.services.reports`` adds them up for the command line."""
+    parameters = {"by": by, **filters, **({} if cursor is None else {"cursor": cursor})}
+    read = _with(dict, entries=int, tables=list)
+    return Call("GET", "/v1/reports/decisions", read, "page of a report", parameters=parameters)
+
+
+def first_uses_page(filters: Mapping[str, str], cursor: str | None) -> Call[Json]:
+    """``GET /v1/reports/first-uses``: one page."""
+    parameters = {**filters, **({} if cursor is None else {"cursor": cursor})}
+    return Call("GET", "/v1/reports/first-uses", _with(dict, items=list), "page of first uses", parameters=parameters)
+
+
 def record(decision_id: str) -> Call[Json]:
     """``GET /v1/decisions/{id}``."""
     return Call("GET", f"/v1/decisions/{_segment(decision_id)}", _entry, "record")

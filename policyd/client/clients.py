@@ -8,7 +8,7 @@ Rules: every method is a call of ``policyd.client.calls`` and nothing else; a ca
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, TypeVar, Unpack
 
@@ -118,6 +118,14 @@ class Client:
     ) -> Page[Entry]:
         """One page of ``search``."""
         return self.send(calls.search(filters, cursor, limit))
+
+    def report_page(self, by: str, filters: Mapping[str, str] | None = None, *, cursor: str | None = None) -> Json:
+        """Entries counted, such as ``by="outcome,provider/country"``: one page, whose counts are to be added up."""
+        return self.send(calls.report_page(by, filters or {}, cursor))
+
+    def first_uses_page(self, filters: Mapping[str, str] | None = None, *, cursor: str | None = None) -> Json:
+        """The first allowed decision for each model version in each environment: one page."""
+        return self.send(calls.first_uses_page(filters or {}, cursor))
 
     def record(self, decision_id: str) -> Json:
         """The record of a decision: the answer as it was given, with who asked."""
@@ -239,6 +247,16 @@ class AsyncClient:
     ) -> Page[Entry]:
         """One page of ``search``."""
         return await self.send(calls.search(filters, cursor, limit))
+
+    async def report_page(
+        self, by: str, filters: Mapping[str, str] | None = None, *, cursor: str | None = None
+    ) -> Json:
+        """Entries counted, such as ``by="outcome,provider/country"``: one page, whose counts are to be added up."""
+        return await self.send(calls.report_page(by, filters or {}, cursor))
+
+    async def first_uses_page(self, filters: Mapping[str, str] | None = None, *, cursor: str | None = None) -> Json:
+        """The first allowed decision for each model version in each environment: one page."""
+        return await self.send(calls.first_uses_page(filters or {}, cursor))
 
     async def record(self, decision_id: str) -> Json:
         """The record of a decision: the answer as it was given, with who asked."""

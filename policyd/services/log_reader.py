@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from audit import query, store
+from audit import query, report, store
 from audit.errors import AuditFailure, QueryInvalid
 from audit.query import DECISION_KINDS, LIMIT_DEFAULT, Owner, Page, Record, Within
 from audit.record import Kind
@@ -97,6 +97,38 @@ class LogReader:
         if content is None:
             raise NotFound(f"the log holds nothing with the digest {digest!r}")
         return content
+
+    async def count(
+        self,
+        tables: Sequence[report.Table],
+        filters: Mapping[str, str],
+        read: Callable[[bytes], report.Told],
+        *,
+        after: report.Place | None = None,
+        rows_max: int,
+        within: Sequence[Within] | None = None,
+    ) -> report.Counted:
+        """One step of counting; see ``audit.report``."""
+        _check_words(filters)
+        return await self._read(
+            lambda connection: report.count(
+                connection, tables, filters, read, after=after, rows_max=rows_max, within=within
+            )
+        )
+
+    async def total(self, filters: Mapping[str, str], *, within: Sequence[Within] | None = None) -> int:
+        """How many entries there are to count."""
+        _check_words(filters)
+        return await self._read(lambda connection: report.total(connection, filters, within=within))
+
+    async def first_uses(
+        self, filters: Mapping[str, str], from_index: int, *, within: Sequence[Within] | None = None
+    ) -> tuple[list[report.FirstUse], int | None]:
+        """One step of looking for first uses; see ``audit.report``."""
+        _check_words(filters)
+        return await self._read(
+            lambda connection: report.first_uses(connection, filters, from_index=from_index, within=within)
+        )
 
     async def key(self, scope: bytes, now_us: int) -> Kept | None:
         """What an idempotency key was used for, if it was and that has not expired."""

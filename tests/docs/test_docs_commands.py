@@ -23,6 +23,7 @@ DOCUMENTS = [
     *sorted((ROOT / "docs" / "tutorial").glob("*.md")),
     ROOT / "docs" / "how-to" / "authenticate.md",
     ROOT / "docs" / "how-to" / "observe.md",
+    ROOT / "docs" / "how-to" / "report.md",
     ROOT / "examples" / "journeys" / "README.md",
     ROOT / "docs" / "how-to" / "envoy.md",
 ]

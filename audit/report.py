@@ -1,0 +1,289 @@
+"""Counting a log: how many entries of what, at what cost, and when a version of a model was first used where.
+
+Both counts go in steps, so that no step takes long and memory does not grow with the log: ``count`` in the order of
+time, ``first_uses`` in the order of the log. Steps add up (``Counted.add``, ``FirstUse.earlier``).
+
+    tables   ("outcome",)               a row for each outcome
+             ("provider", "country")    a row for each pair that occurs
+
+What an entry has several of (``rule``, ``data_source``) counts once for each, so the rows of such a table may add up to
+more than there are entries.
+
+Rules: a cost counts only after its body was checked against its hash; what a body says is read by the caller
+(``read``), since its words are the product's; a value that an entry does not have is None, and never left out.
+It refuses: unknown dimensions, two dimensions with several values in one table, more rows than ``rows_max``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from itertools import product
+from typing import Any, Final
+
+from sqlalchemy import Connection, Row, func, select, tuple_
+
+from audit.errors import LogCorrupt, QueryInvalid
+from audit.query import DECISION_KINDS, WORD_FILTERS, Within, matching
+from audit.record import TERM_FIELDS, leaf_hash
+from audit.store import ROWS_PER_STATEMENT_MAX
+from audit.tables import BODY, ENTRY, SHEET_TERM, WORD
+
+WORD_DIMENSIONS: Final = tuple(name for name in WORD_FILTERS if name != "principal")
+"""Columns that entries are counted by. Who asked is personal, and no row of a report."""
+TIME_DIMENSIONS: Final = {"day": 10, "month": 7}
+"""Characters of the UTC date that make it."""
+SEVERAL: Final = ("rule", "data_source")
+BODY_DIMENSIONS: Final = ("policy_digest", "fleet_digest", *SEVERAL)
+"""What ``read`` finds in a body; the rules of its sheet are added."""
+DIMENSIONS: Final = (*WORD_DIMENSIONS, *TIME_DIMENSIONS, *BODY_DIMENSIONS)
+
+OUTCOMES: Final = ("allow", "deny", "error")
+STEP_ENTRIES: Final = 5_000
+STEP_INDEXES: Final = 100_000
+
+Table = tuple[str, ...]
+Key = tuple[str | None, ...]
+UseKey = tuple[str | None, str | None, str | None, str | None]
+"""Tenant, model, model version and environment."""
+Place = tuple[int, int]
+"""Time in microseconds and index of an entry: where a count goes on after it."""
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_RULE: Final = TERM_FIELDS.index("rule")
+
+
+@dataclass(slots=True)
+class Counts:
+    """One row: entries, by outcome, and what their first choices were expected to cost."""
+
+    entries: int = 0
+    allow: int = 0
+    deny: int = 0
+    error: int = 0
+    cost_micro_usd: int = 0
+
+    def add(self, other: Counts) -> None:
+        """Count what the other counted too."""
+        self.entries += other.entries
+        self.allow += other.allow
+        self.deny += other.deny
+        self.error += other.error
+        self.cost_micro_usd += other.cost_micro_usd
+
+
+@dataclass(slots=True)
+class Counted:
+    """Rows of the tables, in their order, from the entries that were read. ``after`` goes on; None is the end."""
+
+    tables: tuple[dict[Key, Counts], ...]
+    entries: int = 0
+    after: Place | None = None
+
+    def add(self, other: Counted, rows_max: int) -> None:
+        """Add the step that follows. Raises ``QueryInvalid`` beyond ``rows_max`` rows of a table."""
+        for mine, theirs in zip(self.tables, other.tables, strict=True):
+            for key, counts in theirs.items():
+                mine.setdefault(key, Counts()).add(counts)
+            check_rows(len(mine), rows_max)
+        self.entries += other.entries
+        self.after = other.after
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a body says: the cost of its first choice, and its values of ``BODY_DIMENSIONS``."""
+
+    cost_micro_usd: int = 0
+    values: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class FirstUse:
+    """The first allowed decision of a tenant for a version of a model in an environment, and how many there were."""
+
+    key: UseKey
+    index: int
+    id: bytes
+    time_us: int
+    entries: int
+
+    def earlier(self, other: FirstUse | None) -> FirstUse:
+        """Both together: the earlier one, with the entries of both."""
+        if other is None:
+            return self
+        first = min(self, other, key=lambda use: use.index)
+        entries = self.entries + other.entries
+        return FirstUse(first.key, first.index, first.id, first.time_us, entries)
+
+
+def check_rows(rows: int, rows_max: int) -> None:
+    """Raise ``QueryInvalid`` when a report has more rows than it may."""
+    if rows > rows_max:
+        raise QueryInvalid("by", f"the report has more than {rows_max:,} rows; count by less, or narrow it by filters")
+
+
+def check_tables(tables: Sequence[Table]) -> None:
+    """Raise ``QueryInvalid`` for a table that cannot be counted."""
+    for table in tables:
+        for name in table:
+            if name not in DIMENSIONS:
+                raise QueryInvalid("by", f"{name!r} is none of {', '.join(DIMENSIONS)}")
+        if not table or len(set(table)) != len(table):
+            raise QueryInvalid("by", f"{'/'.join(table)!r} names nothing, or something twice")
+        if sum(name in SEVERAL for name in table) > 1:
+            raise QueryInvalid("by", f"an entry has several of each in {'/'.join(table)!r}; count by one of them")
+
+
+def total(connection: Connection, filters: Mapping[str, str], *, within: Sequence[Within] | None = None) -> int:
+    """How many entries ``count`` has to read in all."""
+    conditions = matching(connection, filters, DECISION_KINDS, within)
+    if conditions is None:
+        return 0
+    return connection.execute(select(func.count()).select_from(ENTRY).where(*conditions)).scalar_one()
+
+
+def count(
+    connection: Connection,
+    tables: Sequence[Table],
+    filters: Mapping[str, str],
+    read: Callable[[bytes], Told],
+    *,
+    after: Place | None = None,
+    limit: int | None = None,
+    rows_max: int,
+    within: Sequence[Within] | None = None,
+) -> Counted:
+    """One step: up to ``limit`` (``STEP_ENTRIES``) entries that match, in the order of time, behind ``after``.
+
+    Raises ``QueryInvalid`` for tables and filters that cannot be, ``LogCorrupt`` for a body that is not what was
+    recorded.
+    """
+    check_tables(tables)
+    limit = limit or STEP_ENTRIES
+    counted = Counted(tuple({} for _ in tables))
+    conditions = matching(connection, filters, DECISION_KINDS, within)
+    if conditions is None:
+        return counted
+    if after is not None:
+        conditions.append(tuple_(ENTRY.c.time_us, ENTRY.c.index) > tuple_(*after))
+    names = list(dict.fromkeys(("outcome", *(name for table in tables for name in table if name in WORD_DIMENSIONS))))
+    columns = [ENTRY.c.index.label("place"), ENTRY.c.time_us, ENTRY.c.leaf_hash, ENTRY.c.sheet, BODY.c.body]
+    query = select(*columns, *(ENTRY.c[name] for name in names)).where(*conditions)
+    query = query.join_from(ENTRY, BODY, BODY.c.index == ENTRY.c.index, isouter=True)
+    rows = connection.execute(query.order_by(ENTRY.c.time_us, ENTRY.c.index).limit(limit)).all()
+    words = _Words(connection, names, rows, rules=any("rule" in table for table in tables))
+    for row in rows:
+        entry, told = words.values(row), _told(row, read)
+        one = _one(entry["outcome"][0], told.cost_micro_usd)
+        entry |= {name: told.values.get(name) or (None,) for name in BODY_DIMENSIONS if name != "rule"}
+        entry["rule"] = tuple(dict.fromkeys((*told.values.get("rule", ()), *words.rules_of(row.sheet)))) or (None,)
+        for table, found in zip(tables, counted.tables, strict=True):
+            for key in product(*(entry[name] for name in table)):
+                found.setdefault(key, Counts()).add(one)
+            check_rows(len(found), rows_max)
+    counted.entries = len(rows)
+    counted.after = (rows[-1].time_us, rows[-1].place) if len(rows) == limit else None
+    return counted
+
+
+def first_uses(
+    connection: Connection,
+    filters: Mapping[str, str],
+    *,
+    from_index: int = 0,
+    limit: int | None = None,
+    within: Sequence[Within] | None = None,
+) -> tuple[list[FirstUse], int | None]:
+    """One step: the first uses among ``limit`` (``STEP_INDEXES``) indexes from ``from_index`` on, and where it goes on.
+
+    None is the end. Only allowed decisions count. Without a filter by time, the first is the first of the whole log.
+    """
+    last = connection.execute(select(func.max(ENTRY.c.index))).scalar()
+    following = from_index + (limit or STEP_INDEXES)
+    goes_on = following if last is not None and following <= last else None
+    conditions = matching(connection, {**filters, "outcome": "allow"}, ("decision",), within)
+    if conditions is None:
+        return [], None
+    names = ("tenant", "model", "model_version", "environment")
+    columns = [ENTRY.c[name] for name in names]
+    conditions += [ENTRY.c.index >= from_index, ENTRY.c.index < following]
+    grouped = select(*columns, func.min(ENTRY.c.index).label("first"), func.count().label("entries"))
+    firsts = grouped.where(*conditions).group_by(*columns).subquery()
+    query = select(firsts, ENTRY.c.id, ENTRY.c.time_us).join(ENTRY, ENTRY.c.index == firsts.c.first)
+    rows = connection.execute(query).all()
+    texts = _texts(connection, {number for row in rows for number in row[: len(names)]})
+    found = [
+        FirstUse(
+            (
+                texts.get(row.tenant),
+                texts.get(row.model),
+                texts.get(row.model_version),
+                texts.get(row.environment),
+            ),
+            row.first,
+            row.id,
+            row.time_us,
+            row.entries,
+        )
+        for row in rows
+    ]
+    return sorted(found, key=lambda use: use.index), goes_on
+
+
+class _Words:
+    """The texts behind the numbers of one step's rows, and the rules of the sheets that they name."""
+
+    def __init__(self, connection: Connection, names: Sequence[str], rows: Sequence[Row[Any]], *, rules: bool) -> None:
+        self._names = names
+        numbers = {getattr(row, name) for row in rows for name in names}
+        self._rules: dict[int, list[int]] = {}
+        sheets = {row.sheet for row in rows if row.sheet is not None} if rules else set()
+        for part in _parts(sorted(sheets)):
+            query = select(SHEET_TERM.c.sheet, SHEET_TERM.c.value).where(
+                SHEET_TERM.c.field == _RULE, SHEET_TERM.c.sheet.in_(part)
+            )
+            for sheet, value in connection.execute(query):
+                self._rules.setdefault(sheet, []).append(value)
+                numbers.add(value)
+        self._texts = _texts(connection, numbers)
+
+    def values(self, row: Row[Any]) -> dict[str, Sequence[str | None]]:
+        """What the columns of a row say, and its days."""
+        written = (_EPOCH + timedelta(microseconds=row.time_us)).isoformat()
+        found: dict[str, Sequence[str | None]] = {name: (self._texts.get(getattr(row, name)),) for name in self._names}
+        return found | {name: (written[:length],) for name, length in TIME_DIMENSIONS.items()}
+
+    def rules_of(self, sheet: int | None) -> list[str]:
+        """The rules by which pools were refused in a sheet."""
+        return [] if sheet is None else [self._texts[number] for number in self._rules.get(sheet, ())]
+
+
+def _told(row: Row[Any], read: Callable[[bytes], Told]) -> Told:
+    if not isinstance(row.body, bytes) or leaf_hash(row.body) != row.leaf_hash:
+        raise LogCorrupt("the body is not what was recorded", index=row.place)
+    try:
+        return read(row.body)
+    except (ValueError, TypeError, LookupError) as error:
+        raise LogCorrupt(f"the body cannot be read: {error}", index=row.place) from error
+
+
+def _one(outcome: str | None, cost_micro_usd: int) -> Counts:
+    found = Counts(entries=1, cost_micro_usd=cost_micro_usd)
+    if outcome in OUTCOMES:
+        setattr(found, outcome, 1)
+    return found
+
+
+def _texts(connection: Connection, numbers: Iterable[int | None]) -> dict[int | None, str]:
+    found: dict[int | None, str] = {}
+    for part in _parts(sorted({number for number in numbers if number is not None})):
+        query = select(WORD.c.number, WORD.c.text).where(WORD.c.number.in_(part))
+        found.update((row.number, row.text) for row in connection.execute(query))
+    return found
+
+
+def _parts(numbers: Sequence[int]) -> Iterable[Sequence[int]]:
+    for start in range(0, len(numbers), ROWS_PER_STATEMENT_MAX):
+        yield numbers[start : start + ROWS_PER_STATEMENT_MAX]
