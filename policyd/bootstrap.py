@@ -38,8 +38,9 @@ from policyd.services.committer import Committer
 from policyd.services.data_directory import DataDirectory
 from policyd.services.decisions import DecisionService, WrittenLog
 from policyd.services.facts_holder import FactsHolder
+from policyd.services.figures import Figures, Shown
 from policyd.services.log_reader import LogReader
-from policyd.services.readings import observe_parts
+from policyd.services.readings import observe_parts, observe_process
 from policyd.services.refusals import Refusals, ended
 from policyd.services.reload import Reload
 from policyd.services.repeats import Repeats
@@ -51,6 +52,10 @@ from policyd.telemetry import Exposition, Telemetry
 
 _log: Final = logging.getLogger(__name__)
 _PACKAGE: Final = Path(__file__).resolve().parent
+
+
+async def nothing_to_gather() -> None:
+    """One process has its figures at hand."""
 
 
 @dataclass
@@ -75,6 +80,9 @@ class Running:
     """Who acts on the command line, beside no server."""
     workers_fault: Callable[[], str | None] = lambda: None
     """Why not all API processes of this server are ready, or None."""
+    whole: Shown | None = None
+    gather: Callable[[], Awaitable[None]] = nothing_to_gather
+    """Brings the figures of all processes into ``whole``."""
 
     @property
     def snapshot(self) -> Snapshot:
@@ -83,7 +91,7 @@ class Running:
 
     def exposition(self) -> Exposition:
         """What answers ``GET /metrics``, made now."""
-        return make_exposition(self.telemetry)
+        return make_exposition(self.telemetry if self.whole is None else self.whole.telemetry)
 
 
 def make_exposition(telemetry: Telemetry) -> Exposition:
@@ -175,19 +183,24 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
 
 
 @asynccontextmanager
-async def writing(settings: Settings) -> AsyncIterator[tuple[DataDirectory, Committer]]:
+async def writing(settings: Settings) -> AsyncIterator[tuple[DataDirectory, Committer, Telemetry]]:
     """Only the writer of the log, for API processes that are other processes. Raises as ``running``."""
     async with AsyncExitStack() as stack:
         telemetry = await _start_telemetry(settings, stack)
         directory = DataDirectory(settings.data_dir)
         directory.acquire()
         stack.callback(directory.release)
-        yield directory, await _open_log(settings, directory, telemetry, stack)
+        observe_process(telemetry)
+        yield directory, await _open_log(settings, directory, telemetry, stack), telemetry
 
 
 @asynccontextmanager
 async def running_beside(
-    settings: Settings, log: WrittenLog, read: Read, workers_fault: Callable[[], str | None]
+    settings: Settings,
+    log: WrittenLog,
+    read: Read,
+    workers_fault: Callable[[], str | None],
+    figures: Callable[[], Awaitable[Figures]],
 ) -> AsyncIterator[Running]:
     """A policyd whose log is written by another process; ``read`` gives the trees that this process is to serve."""
     async with AsyncExitStack() as stack:
@@ -198,6 +211,12 @@ async def running_beside(
 
         parts = await _assembled(settings, DataDirectory(settings.data_dir), telemetry, linked, read, stack)
         parts.workers_fault = workers_fault
+        whole = parts.whole = Shown(parts.telemetry)
+
+        async def gather() -> None:
+            whole.show(await figures())
+
+        parts.gather = gather
         yield parts
 
 
@@ -294,7 +313,8 @@ def _start_callers(settings: Settings, log: WrittenLog, stack: AsyncExitStack) -
     if tokens is not None:
         watching = asyncio.create_task(_keep_tokens(tokens, settings.auth.refresh_ms))
         stack.push_async_callback(_cancel, watching)
-    limiter = Limiter(limits.in_flight_max, limits.requests_per_s, limits.requests_burst)
+    part_of = settings.part_of
+    limiter = Limiter(part_of(limits.in_flight_max), part_of(limits.requests_per_s), part_of(limits.requests_burst))
     return Callers(authenticator, limiter, refusals)
 
 

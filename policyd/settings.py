@@ -245,6 +245,11 @@ class Settings(_Section):
     tls: TlsSettings = TlsSettings()
     limits: LimitSettings = LimitSettings()
 
+    def part_of(self, limit: int) -> int:
+        """The part of a limit that one API process holds callers to, rounded up: connections are dealt out to the
+        processes, and together they must not admit many times what the limit says."""
+        return -(-limit // self.workers)
+
 
 def load_settings(
     file: Path | None = None, environment: Mapping[str, str] | None = None, flags: Mapping[str, Any] | None = None

@@ -32,6 +32,8 @@ class Metric(NamedTuple):
     labels: tuple[str, ...]
     meaning: str
     bounds: tuple[float, ...] = ()
+    across: Literal["sum", "max", "min"] = "sum"
+    """How the figures of several processes become that of the server."""
 
     @property
     def prometheus(self) -> str:
@@ -102,30 +104,39 @@ METRICS: Final = (
         _LATENCY_S,
     ),
     Metric("policyd.commit.queue", "gauge", "{entry}", (), "Entries that wait to be durable"),
-    Metric("policyd.log.entries", "counter", "{entry}", (), "Entries in the log, earlier runs included"),
-    Metric("policyd.log.healthy", "gauge", "", (), "1 while the log takes entries, else 0"),
+    Metric("policyd.log.entries", "counter", "{entry}", (), "Entries in the log, earlier runs included", across="max"),
+    Metric("policyd.log.healthy", "gauge", "", (), "1 while the log takes entries, else 0", across="min"),
     Metric(
         "policyd.snapshot.info",
         "gauge",
         "",
         ("policy_digest", "policy_commit", "fleet_digest", "fleet_commit"),
         "1 for the revisions in force",
+        across="max",
     ),
-    Metric("policyd.facts.age", "gauge", "s", (), "Time since the facts were last read"),
-    Metric("policyd.facts.observed.age", "gauge", "s", (), "Time since the facts were observed, when they say so"),
+    Metric("policyd.facts.age", "gauge", "s", (), "Time since the facts were last read", across="max"),
+    Metric(
+        "policyd.facts.observed.age",
+        "gauge",
+        "s",
+        (),
+        "Time since the facts were observed, when they say so",
+        across="max",
+    ),
     Metric(
         "policyd.ready",
         "gauge",
         "",
         ("part",),
         "1 while that part lets a decision through (server, snapshot, log, facts, engine), else 0",
+        across="min",
     ),
-    Metric("policyd.build.info", "gauge", "", ("version", "python", "engine"), "1 for what is running"),
+    Metric("policyd.build.info", "gauge", "", ("version", "python", "engine"), "1 for what is running", across="max"),
     Metric("process.resident_memory", "gauge", "By", (), "Memory of the server process, its workers left out"),
     Metric("process.open_fds", "gauge", "{descriptor}", (), "Open file descriptors"),
-    Metric("process.max_fds", "gauge", "{descriptor}", (), "File descriptors that may be open"),
+    Metric("process.max_fds", "gauge", "{descriptor}", (), "File descriptors that may be open", across="min"),
     Metric("process.cpu", "counter", "s", (), "Processor time of the server process"),
-    Metric("process.start_time", "gauge", "s", (), "When the process started, in seconds since 1970"),
+    Metric("process.start_time", "gauge", "s", (), "When the process started, in seconds since 1970", across="min"),
 )
 
 BY_NAME: Final[Mapping[str, Metric]] = {metric.name: metric for metric in METRICS}

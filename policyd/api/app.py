@@ -80,7 +80,10 @@ def create_app(running: Parts) -> FastAPI:
     tracing = running.telemetry.tracing
     if tracing is not None:
         app.add_middleware(Admitted)
-    app.add_middleware(Gate, limits=running.settings.api, callers=running.callers, telemetry=running.telemetry)
+    # With several processes on the port, each admits its part of what the setting says.
+    admitted = running.settings.part_of(running.settings.api.in_flight_max)
+    limits = running.settings.api.model_copy(update={"in_flight_max": admitted})
+    app.add_middleware(Gate, limits=limits, callers=running.callers, telemetry=running.telemetry)
     if tracing is not None:
         app.add_middleware(Followed, tracing=tracing)
 

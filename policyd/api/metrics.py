@@ -42,6 +42,7 @@ def metrics_router(parts: Parts, readiness: Readiness) -> APIRouter:
             )
         await readiness.reasons()
         async with one_at_a_time:
+            await parts.gather()
             text, content_type = await asyncio.to_thread(exposition.render, request.headers.get("accept", ""))
         return Response(text, headers={**_NO_STORE, "Content-Type": content_type})
 

@@ -5,7 +5,7 @@ Rules: the surface reads these parts and owns none of them; whoever made them cl
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from policyd.api.callers import Callers
@@ -63,6 +63,10 @@ class Parts(Protocol):
 
     @property
     def reload(self) -> Reload: ...
+
+    @property
+    def gather(self) -> Callable[[], Awaitable[None]]:
+        """Brings the figures of all processes to what answers ``GET /metrics``."""
 
     @property
     def workers_fault(self) -> Callable[[], str | None]: ...

@@ -6,8 +6,9 @@
 
 Rules: the supervisor answers no request and holds every listening socket, so that what waits on a socket outlives the
 process behind it; the address is announced when all are ready; a process that cannot start at all ends the start, one
-that ends later is replaced; every process is handed the same files, also the one that replaces another; when this
-process ends, however it ends, the links end, and with them the API processes.
+that ends later is replaced; every process is handed the same files, also the one that replaces another; the figures of
+all processes are gathered for whichever of them is asked; when this process ends, however it ends, the links end, and
+with them the API processes.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -26,6 +27,7 @@ from policyd.errors import ConfigError, PolicydError
 from policyd.revisions.tree_files import TreeFiles
 from policyd.services.committer import Committer
 from policyd.services.data_directory import DataDirectory
+from policyd.services.figures import ServerFigures, figures_from_json, figures_json
 from policyd.services.remote_log import WriterLink
 from policyd.settings import Settings
 
@@ -39,6 +41,7 @@ START_WAIT_S: Final = 120.0
 RELOAD_WAIT_S: Final = 60.0
 RELOAD_TRIES: Final = 3
 END_GRACE_S: Final = 5.0
+FIGURES_WAIT_S: Final = 1.0
 _log: Final = logging.getLogger(__name__)
 
 
@@ -54,6 +57,7 @@ class _Slot:
     revisions: tuple[str, str] | None = None
     reload_fault: str | None = None
     heard: asyncio.Event = field(default_factory=asyncio.Event)
+    told: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 @dataclass
@@ -65,12 +69,14 @@ class Supervisor:
     committer: Committer
     read: Callable[[], TreeFiles]
     command: Sequence[str]
+    figures: ServerFigures
     _slots: list[_Slot] = field(default_factory=list)
     _failed: str | None = None
     _ending: asyncio.Event = field(default_factory=asyncio.Event)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _reloading: asyncio.Lock = field(default_factory=asyncio.Lock)
-    _reloads: set[asyncio.Task[None]] = field(default_factory=set)
+    _gathering: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def run(self, ready: Callable[[str], None], stop: asyncio.Event) -> None:
         """Serve until ``stop`` is set. Raises ``ConfigError`` when the processes do not start."""
@@ -97,9 +103,12 @@ class Supervisor:
 
     def reload(self) -> None:
         """Read the trees again and have every process take them; soon, in a task."""
-        task = asyncio.create_task(self._reload())
-        self._reloads.add(task)
-        task.add_done_callback(self._reloads.discard)
+        self._start(self._reload())
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _all_ready(self, stop: asyncio.Event) -> None:
         loop = asyncio.get_running_loop()
@@ -124,6 +133,8 @@ class Supervisor:
             served_before = served_before or slot.ready
             slot.ready, slot.link, slot.revisions = False, None, None
             slot.heard.set()
+            slot.told.set()
+            self.figures.ended(slot.number)
             if self._ending.is_set():
                 return
             if not served_before:
@@ -175,6 +186,13 @@ class Supervisor:
         _kill(process)
 
     def _heard(self, slot: _Slot, said: dict[str, Any]) -> None:
+        if "figures" in said:
+            self.figures.told(slot.number, figures_from_json(said["figures"]))
+            slot.told.set()
+            return
+        if "ask" in said:
+            self._start(self._gather(slot))
+            return
         if "failed" in said:
             self._failed = str(said["failed"])
         elif "revisions" in said:
@@ -182,6 +200,22 @@ class Supervisor:
             slot.revisions, slot.reload_fault, slot.ready = (policies, fleet), said["fault"], True
         slot.heard.set()
         self._changed.set()
+
+    async def _gather(self, asker: _Slot) -> None:
+        """Have every process tell its figures, and tell all of them to the one that asked. Who does not answer in time
+        counts with what it told last."""
+        async with self._gathering:
+            asked = [slot for slot in self._slots if slot.ready and slot.link is not None]
+            for slot in asked:
+                slot.told.clear()
+                assert slot.link is not None
+                slot.link.tell({"do": "figures"})
+            with suppress(TimeoutError):
+                async with asyncio.timeout(FIGURES_WAIT_S):
+                    for slot in asked:
+                        await slot.told.wait()
+        if asker.link is not None:
+            asker.link.tell({"do": "whole", "figures": figures_json(self.figures.whole())})
 
     def _workers_fault(self) -> str | None:
         ready = [slot for slot in self._slots if slot.ready]

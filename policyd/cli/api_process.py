@@ -12,15 +12,18 @@ import asyncio
 import socket
 import sys
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from policyd.api import server
 from policyd.bootstrap import Running, running_beside
 from policyd.cli.logs import start_logs
-from policyd.errors import PolicydError
+from policyd.errors import PolicydError, TimedOut
 from policyd.revisions.tree_files import TreeFiles
+from policyd.services.figures import Figures, figures_from_json, figures_json, figures_of
 from policyd.services.remote_log import RemoteLog
 from policyd.settings import Settings
+
+FIGURES_WAIT_S: Final = 5.0
 
 
 @dataclass
@@ -35,6 +38,7 @@ class _Process:
     log: RemoteLog | None = None
     parts: Running | None = None
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    asked: list[asyncio.Future[Figures]] = field(default_factory=list)
 
     def heard(self, said: dict[str, Any]) -> None:
         """Do what the supervisor says."""
@@ -55,8 +59,30 @@ class _Process:
             case "status":
                 self.log.writer_is(fault=said["fault"])
                 self.workers_fault = said["workers"]
+            case "figures" if self.parts is not None:
+                self.log.tell({"figures": figures_json(figures_of(self.parts.telemetry))})
+            case "whole":
+                self._whole(figures_from_json(said["figures"]))
             case "end":
                 self.stop.set()
+
+    def _whole(self, figures: Figures) -> None:
+        waiting, self.asked = self.asked, []
+        for answer in waiting:
+            if not answer.done():
+                answer.set_result(figures)
+
+    async def figures(self) -> Figures:
+        """Those of the whole server. Raises ``TimedOut``: a part of them would pass for all."""
+        assert self.log is not None
+        answer: asyncio.Future[Figures] = asyncio.get_running_loop().create_future()
+        self.asked.append(answer)
+        self.log.tell({"ask": "figures"})
+        try:
+            async with asyncio.timeout(FIGURES_WAIT_S):
+                return await answer
+        except TimeoutError:
+            raise TimedOut("the other processes of this server did not tell their figures in time") from None
 
     async def _reload(self) -> None:
         if self.parts is not None:
@@ -84,7 +110,9 @@ class _Process:
             return (self.trees or trees).revisions()
 
         try:
-            async with running_beside(self.settings, self.log, read, lambda: self.workers_fault) as self.parts:
+            async with running_beside(
+                self.settings, self.log, read, lambda: self.workers_fault, self.figures
+            ) as self.parts:
                 await server.serve(self.parts, self.settings, self.tell_revisions, self.stop, listener)
         except PolicydError as error:
             self.log.tell({"failed": error.detail})

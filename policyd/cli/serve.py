@@ -77,12 +77,14 @@ async def _supervise(settings: Settings) -> None:
     from policyd.bootstrap import tree_files, writing
     from policyd.cli.logs import start_logs
     from policyd.core.principal import LOCAL
+    from policyd.services.figures import ServerFigures
 
     start_logs(settings.telemetry)
     command = [sys.executable, "-m", "policyd.cli.api_process"]
-    async with writing(settings) as (directory, committer):
+    async with writing(settings) as (directory, committer, telemetry):
         say(f"policyd on {settings.data_dir}: {settings.workers} API processes", _who(settings, LOCAL.name))
-        supervisor = Supervisor(settings, directory, committer, lambda: tree_files(settings), command)
+        figures = ServerFigures(telemetry)
+        supervisor = Supervisor(settings, directory, committer, lambda: tree_files(settings), command, figures)
         await supervise(supervisor, _ready)
 
 

@@ -50,7 +50,7 @@ def observe_parts(
     telemetry.observe("policyd.facts.observed.age", lambda: _known(facts.observed_age_s))
     build = (_version(), platform.python_version())
     telemetry.observe("policyd.build.info", lambda: [((*build, engine.name), 1)])
-    _observe_process(telemetry)
+    observe_process(telemetry)
 
 
 def _observe_sheets(telemetry: Telemetry, book: SheetBook) -> None:
@@ -91,7 +91,8 @@ def _observe_log(telemetry: Telemetry, committer: WrittenLog) -> None:
     telemetry.observe("policyd.log.healthy", lambda: [((), int(committer.healthy))])
 
 
-def _observe_process(telemetry: Telemetry) -> None:
+def observe_process(telemetry: Telemetry) -> None:
+    """What the machine says of this process."""
     started = _started_s()
     telemetry.observe("process.resident_memory", lambda: _known(_resident_bytes()))
     telemetry.observe("process.open_fds", lambda: _known(_open_fds()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -41,8 +42,9 @@ def served(data: Path, repository: Path, *flags: str) -> Generator[tuple[subproc
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
-        assert "http://" in line, process.communicate(timeout=10)
-        yield process, "http://" + line.split("http://")[1].strip()
+        found = re.search(r"https?://\S+", line)
+        assert found, process.communicate(timeout=10)
+        yield process, found[0]
     finally:
         process.kill()
         process.communicate(timeout=30)
