@@ -10,6 +10,10 @@
     checkpoint.py  how much of a log there is, signed
     proof.py    receipts: one entry is in the log
     signer.py   the private key in a file
+    fold.py     a whole log, checked from front to back
+    export.py   a whole log as JSON lines
+    verify.py   checking an export, or the file of a log, offline
+    tree_tables.py, tree_store.py   the tree where the log is
     errors.py   everything that can go wrong here
 
 Rules: this package imports neither ``policyd`` nor ``connectors``; it owns no transaction (the caller begins,

@@ -7,6 +7,7 @@
     ├── LogUnavailable      the log cannot be opened, or is blocked
     │   └── SchemaUnknown   the file is no log, or was written by a newer version
     ├── LogCorrupt          stored bytes are not what was recorded; names the index when one is known
+    │   └── LogRolledBack   fewer entries than a checkpoint is over
     ├── KeyInvalid          a signing or verifying key that is missing, unreadable or none
     └── ProofInvalid        a note, checkpoint, proof or receipt that does not show what it claims
 
@@ -60,6 +61,10 @@ class LogCorrupt(AuditFailure):
     def __init__(self, message: str, *, index: int | None = None) -> None:
         super().__init__(f"entry {index}: {message}" if index is not None else message)
         self.index = index
+
+
+class LogRolledBack(LogCorrupt):
+    """The log has fewer entries than a checkpoint that somebody has: an older state of it came back."""
 
 
 class KeyInvalid(AuditFailure):

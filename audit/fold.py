@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from json import loads
 
 from audit.checkpoint import open_checkpoint, open_rotation
-from audit.errors import KeyInvalid, LogCorrupt, ProofInvalid
+from audit.errors import KeyInvalid, LogCorrupt, LogRolledBack, ProofInvalid
 from audit.note import LOG_ALGORITHM, VerifierKey
-from audit.tree import Edge
+from audit.tree import Edge, Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +91,9 @@ class Fold:
                 return anchor.size
         return None
 
-    def extend(self, leaves: Sequence[bytes]) -> None:
-        """The leaf hashes of the next entries, which do not pass ``next_stop``."""
-        self._edge.extend(leaves)
+    def extend(self, leaves: Sequence[bytes]) -> list[Run]:
+        """The leaf hashes of the next entries, which do not pass ``next_stop``; answers the nodes that are complete."""
+        runs = self._edge.extend(leaves)
         for anchor in self._kept:
             if anchor.size == self._edge.size:
                 if anchor.root != self._edge.root():
@@ -102,6 +102,7 @@ class Fold:
                         index=self._suspect(),
                     )
                 self._anchors.append(anchor)
+        return runs
 
     def rotation(self, index: int, body: bytes) -> None:
         """The entry at this index names a new key."""
@@ -139,7 +140,7 @@ class Fold:
         """What was found, when nothing was wrong."""
         missing = [anchor for anchor in self._kept if anchor.size > self._edge.size]
         if missing:
-            raise LogCorrupt(
+            raise LogRolledBack(
                 f"the log has {self._edge.size} entries, and {missing[0].who} has seen {missing[0].size}: "
                 "it was rolled back",
                 index=self._edge.size,

@@ -32,7 +32,7 @@ from audit.errors import AuditFailure, KeyInvalid, LogCorrupt, ProofInvalid
 from audit.export import HASH_CHARS, LINE_MAX_BYTES, Row, entry_line, odd_body, parse_checkpoint, parse_end, parse_head
 from audit.fold import Anchor, Fold, Verdict
 from audit.note import NOTE_MAX_BYTES, VerifierKey, parse_note
-from audit.tree import leaf_hash
+from audit.tree import Run, leaf_hash
 
 BATCH_ENTRIES: Final = 1_024
 KEY_KIND: Final = b'","kind":"key"'
@@ -42,6 +42,8 @@ _BODY_AT: Final = HASH_CHARS + len(_BODY)
 _LEAF: Final = sha256(b"\x00")
 _KEY_AT: Final = slice(7 + 36, 7 + 36 + len(KEY_KIND))
 EXIT_BAD: Final = 4
+STEP: Final = 8
+"""As in ``audit.tree_store``, which needs more than there may be here: one level in so many is stored."""
 
 
 def verify_export(
@@ -193,7 +195,7 @@ def _scalar(connection: sqlite3.Connection, query: str) -> object:
 
 def _fold_database(connection: sqlite3.Connection, fold: Fold) -> None:
     kinds = _kinds()
-    kept = connection.execute("SELECT size, note FROM log_checkpoint ORDER BY size")
+    kept = connection.execute("SELECT size, note FROM log_checkpoint WHERE log = 0 ORDER BY size")
     entries = connection.execute(
         'SELECT e."index", e.id, e.kind, e.time_us, e.leaf_hash, b.body FROM entry e '
         'LEFT JOIN body b ON b."index" = e."index" ORDER BY e."index"'
@@ -203,7 +205,10 @@ def _fold_database(connection: sqlite3.Connection, fold: Fold) -> None:
         stops = [size for size in (following and following[0], fold.next_stop) if size is not None]
         wanted = min([BATCH_ENTRIES, *(size - fold.size for size in stops)])
         rows = list(islice(entries, max(wanted, 0)))
-        fold.extend([_row_leaf(row, fold.size + nth, kinds, fold) for nth, row in enumerate(rows)])
+        first = fold.size
+        for run in fold.extend([_row_leaf(row, first + nth, kinds, fold) for nth, row in enumerate(rows)]):
+            if run.level % STEP == 0:
+                _check_nodes(connection, run)
         if following is not None and following[0] <= fold.size:
             fold.checkpoint(following[1] if isinstance(following[1], bytes) else b"")
             following = next(kept, None)
@@ -214,6 +219,14 @@ def _fold_database(connection: sqlite3.Connection, fold: Fold) -> None:
     orphan = _scalar(connection, 'SELECT max("index") FROM body')
     if isinstance(orphan, int) and orphan >= fold.size:
         raise LogCorrupt("its body is there, and the entry is missing", index=fold.size)
+
+
+def _check_nodes(connection: sqlite3.Connection, run: Run) -> None:
+    """The nodes that are stored are those that the entries give."""
+    query = 'SELECT hash FROM tree_node WHERE log = 0 AND level = ? AND "index" >= ? AND "index" < ? ORDER BY "index"'
+    stored = connection.execute(query, (run.level, run.first, run.first + len(run.hashes))).fetchall()
+    if [found for (found,) in stored] != list(run.hashes):
+        raise LogCorrupt("the stored tree is not that of these entries", index=run.first << run.level)
 
 
 def _kinds() -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The one transaction of the service: idempotency → append → commit.
+"""The one transaction of the service: idempotency → append → tree → commit.
 
 Rules: a refused entry does not refuse the rest of its batch; after a rollback whatever was remembered of the log is
 read again; a commit into a file that is not the log any more is a failure and no success.
@@ -18,6 +18,7 @@ from audit.errors import EntriesRefused, LogCorrupt, LogUnavailable
 from audit.record import Blob, Entry
 from audit.store import Position, Tail
 from policyd.errors import AuditError, PolicydError
+from policyd.services.checkpoints import Checkpoints, LogFiles
 from policyd.services.idempotency import Claim, KeyRows
 
 Outcome = Position | PolicydError
@@ -42,25 +43,38 @@ class Commit:
     Raises ``LogCorrupt`` when the log holds fewer entries than ``answered_entries``.
     """
 
-    def __init__(self, connection: Connection, path: Path, *, keys_max: int, answered_entries: int) -> None:
+    def __init__(
+        self, connection: Connection, path: Path, files: LogFiles, *, keys_max: int, answered_entries: int
+    ) -> None:
         self._connection = connection
         self._path = path
         with connection.begin():
             self.origin = store.origin(connection)
             self._tail: Tail | None = Tail.read(connection)
             self._keys = KeyRows(connection, keys_max)
+            self._checkpoints = Checkpoints(connection, files, self.origin)
+        self._checkpoints.committed()
         self.entries_total = self._tail.next_index
         if self.entries_total < answered_entries:
             raise LogCorrupt("answered as recorded, and now missing", index=self.entries_total)
         self.file = _identity(path)
 
-    def write(self, batch: Batch) -> list[Outcome]:
-        """Append the batch in one transaction; refused entries are left out and the others go in."""
+    @property
+    def checkpoint_wait_s(self) -> float | None:
+        """How long until entries without a checkpoint get one, by a batch or by a call without any; None: no such."""
+        return self._checkpoints.wait_s if self._checkpoints.entries_open else None
+
+    def write(self, batch: Batch, *, last: bool = False) -> list[Outcome]:
+        """Append the batch in one transaction; refused entries are left out and the others go in.
+
+        The ``last`` one ends with a checkpoint.
+        """
         refused: dict[str, PolicydError] = {}
         while True:
             try:
                 with self._connection.begin():
                     positions = self._append(batch, refused)
+                    self._checkpoints.append(list(positions.values()), now=last)
             except EntriesRefused as error:
                 self._forget()
                 refused.update((name, AuditError(f"entry {name}: {why}")) for name, why in error.reasons.items())
@@ -68,6 +82,7 @@ class Commit:
             # A log that was removed or replaced under us still takes writes, into a file that nobody will ever find.
             if _identity(self._path) != self.file:
                 raise LogUnavailable("the log was moved or replaced while it was being written")
+            self._checkpoints.committed()
             assert self._tail is not None
             self.entries_total = self._tail.next_index
             return [positions.get(each.entry.id) or refused[each.entry.id] for each in batch]
@@ -98,6 +113,7 @@ class Commit:
     def _forget(self) -> None:
         """After a rollback, what was remembered of it did not happen."""
         self._tail = None
+        self._checkpoints.forget()
         with self._connection.begin():
             self._keys.recount(self._connection)
 

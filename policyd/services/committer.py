@@ -161,9 +161,14 @@ class Committer:
         self._writer.take([waiter.submission for waiter in self._in_flight])
 
     def answered(self, outcomes: Sequence[Outcome], fault: str | None) -> None:
-        """The writer's word on the batch in flight; with a fault, whatever waits fails too. Runs on the loop."""
-        done, self._in_flight = self._in_flight, []
-        self._telemetry.committed(len(done), self._forecast.ended())
+        """The writer's word on the batch in flight; with a fault, whatever waits fails too. Runs on the loop.
+
+        Without outcomes it is about a checkpoint, and the batch in flight will hear by itself.
+        """
+        done: list[_Waiter] = []
+        if outcomes:
+            done, self._in_flight = self._in_flight, []
+            self._telemetry.committed(len(done), self._forecast.ended())
         for waiter, outcome in zip(done, outcomes, strict=True):
             self._answer(waiter, outcome)
         if fault is not None:

@@ -18,7 +18,7 @@ import logging
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Final, Protocol
 
 from sqlalchemy import Connection, Engine
@@ -27,6 +27,7 @@ from audit import store
 from audit.errors import AuditFailure
 from audit.store import Durability
 from policyd.errors import AuditError
+from policyd.services.checkpoints import LogFiles
 from policyd.services.commit import Batch, Commit, Outcome
 from policyd.services.data_directory import DataDirectory
 
@@ -102,7 +103,7 @@ class Writer:
             self._tell(_fail, opened, _as_audit_error("the log cannot be opened", error))
             return
         self._tell(_succeed, opened)
-        while (batch := self._batches.get()) is not None:
+        while (batch := self._next()) is not None:
             try:
                 outcomes = self._write(batch)
             except Exception as error:  # noqa: BLE001 - any failure may have left the handle unsound: fail closed
@@ -110,9 +111,27 @@ class Writer:
                 _log.error("audit log broken: %s", fault.detail)
                 self._shut()
                 self._tell(listener.answered, [AuditError(fault.detail) for _ in batch], fault.detail)
-                self._recover(listener, batch)
+                self._recover(listener, batch, fault.detail)
             else:
-                self._tell(listener.answered, outcomes, None)
+                if batch:
+                    self._tell(listener.answered, outcomes, None)
+        self._end()
+
+    def _next(self) -> Batch | None:
+        """The next batch; one without entries when it is time for a checkpoint; None at the end."""
+        wait_s = self._commit.checkpoint_wait_s if self._commit is not None else None
+        try:
+            return self._batches.get(timeout=wait_s)
+        except Empty:
+            return ()
+
+    def _end(self) -> None:
+        """Sign what is not signed yet, and close."""
+        try:
+            if self._commit is not None and self._commit.checkpoint_wait_s is not None:
+                self._commit.write((), last=True)
+        except Exception as error:  # noqa: BLE001 - every entry is durable, and the next start signs them
+            _log.error("%s", _as_audit_error("the log was closed without a checkpoint", error).detail)
         self._shut()
 
     def _open(self) -> None:
@@ -121,8 +140,9 @@ class Writer:
         try:
             self._engine = store.open_sqlite(path, self._durability, origin=None if self._created else self.origin)
             self._connection = self._engine.connect()
+            files = LogFiles.within(self._directory.path)
             self._commit = Commit(
-                self._connection, path, keys_max=limits.keys_max, answered_entries=self._answered_entries
+                self._connection, path, files, keys_max=limits.keys_max, answered_entries=self._answered_entries
             )
             self.origin = self._commit.origin
             self.entries_total = self._commit.entries_total
@@ -148,10 +168,11 @@ class Writer:
         self.entries_total = self._answered_entries = self._commit.entries_total
         return outcomes
 
-    def _recover(self, listener: Listener, batch: Batch) -> None:
+    def _recover(self, listener: Listener, batch: Batch, fault: str) -> None:
         """Reopen until the log verifies or the committer closes; waits longer each time."""
         pause_ms = self._limits.retry_first_ms
         while not self._stopping.wait(pause_ms / 1_000):
+            self._refuse(listener, fault)
             try:
                 self._open()
                 assert self._commit is not None
@@ -166,6 +187,15 @@ class Writer:
             )
             self._tell(listener.recovered)
             return
+
+    def _refuse(self, listener: Listener, fault: str) -> None:
+        """A batch that was handed over before the fault was heard of does not wait for the recovery."""
+        with contextlib.suppress(Empty):
+            batch = self._batches.get_nowait()
+            if batch is None:
+                self._batches.put(None)
+            else:
+                self._tell(listener.answered, [AuditError(fault) for _ in batch], fault)
 
     def _tell(self, callback: object, *arguments: object) -> None:
         assert callable(callback)
