@@ -28,7 +28,13 @@
     ├── Overloaded             a limit on work in progress is reached                  503, exit 1
     ├── TimedOut               the request took longer than its deadline               503, exit 1
     ├── AuditError             the log cannot take or give a record                    503, exit 1
-    │   └── AuditLocked        another process writes this data directory              409, exit 1
+    │   ├── AuditLocked        another process writes this data directory              409, exit 1
+    │   ├── AuditKeyUnusable   the signing key of the log is missing or wrong          503, exit 1
+    │   └── AuditTampered      the log is not what was recorded and signed             503, exit 4
+    │       ├── AuditRolledBack  the log is shorter than somebody has seen it          503, exit 4
+    │       └── SplitView      two histories of one log contradict each other          503, exit 4
+    ├── ProofRefused           a receipt, checkpoint or export that proves nothing     422, exit 4
+    │   └── ExportCutOff       an export of the log that does not end                  422, exit 4
     └── ServerUnreachable      no policyd answers at an address                        502, exit 1
 
 Rules: a deny is a result and never one of these; an error is never an allow; each class has a stable dotted ``code``
@@ -295,6 +301,45 @@ class AuditLocked(AuditError):
     http_status = 409
     title = "Another process writes this data directory"
     remedy = "ask that process (--server), or use another --data-dir"
+
+
+class AuditKeyUnusable(AuditError):
+    code = "audit.key"
+    title = "The signing key of the log is missing or wrong"
+    remedy = "put the log.key of this log back, with mode 0600, or name the right public key; nothing was allowed"
+
+
+class AuditTampered(AuditError):
+    code = "audit.tampered"
+    exit_code = 4
+    title = "The decision log is not what was recorded"
+    remedy = "keep the files as they are, run `policyd audit verify`, and restore the log from a backup"
+
+
+class AuditRolledBack(AuditTampered):
+    code = "audit.rolled_back"
+    title = "The decision log is shorter than it was"
+    remedy = "bring back the newest log; entries that were acknowledged are missing from this one"
+
+
+class SplitView(AuditTampered):
+    code = "audit.split_view"
+    title = "The log shows another history than before"
+    remedy = "keep both checkpoints: together they prove it; ask whoever runs the log"
+
+
+class ProofRefused(PolicydError):
+    code = "audit.proof"
+    http_status = 422
+    exit_code = 4
+    title = "The receipt, checkpoint or export proves nothing"
+    remedy = "take it again from the log, and check that the key is that of the log"
+
+
+class ExportCutOff(ProofRefused):
+    code = "audit.cut_off"
+    title = "The export of the log is cut off"
+    remedy = "resume it with `policyd audit export --file`, or copy it again as a whole"
 
 
 class ServerUnreachable(PolicydError):

@@ -21,12 +21,13 @@ from typing import Final
 from sqlalchemy import Connection
 
 from audit.checkpoint import Checkpoint, Opened, open_checkpoint
-from audit.errors import KeyInvalid, LogCorrupt, LogRolledBack, LogUnavailable, ProofInvalid
+from audit.errors import AuditFailure, KeyInvalid, LogCorrupt, LogRolledBack, LogUnavailable, ProofInvalid
 from audit.note import NOTE_MAX_BYTES, Signer, VerifierKey
 from audit.signer import KEY_FILE, PUBLIC_FILE, open_signer, read_public, write_durably, write_public
 from audit.store import Position
 from audit.tree import root_at
 from audit.tree_store import TreeTail, add_checkpoint, last_checkpoint, stored_nodes
+from policyd.errors import AuditError, AuditKeyUnusable, AuditRolledBack, AuditTampered
 from policyd.services.clock import now_us
 
 CHECKPOINT_FILE: Final = "log.checkpoint"
@@ -58,6 +59,17 @@ class LogFiles:
             return None
         except OSError as error:
             raise LogUnavailable(f"the checkpoint {self.checkpoint} cannot be read: {error.strerror}") from error
+
+
+def audit_error(what: str, error: AuditFailure) -> AuditError:
+    """What the log raised, in the words of the service."""
+    kinds: tuple[tuple[type[AuditFailure], type[AuditError]], ...] = (
+        (LogRolledBack, AuditRolledBack),
+        (LogCorrupt, AuditTampered),
+        (KeyInvalid, AuditKeyUnusable),
+    )
+    made = next((answer for kind, answer in kinds if isinstance(error, kind)), AuditError)
+    return made(f"{what}: {error}")
 
 
 class Checkpoints:

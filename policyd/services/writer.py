@@ -27,7 +27,7 @@ from audit import store
 from audit.errors import AuditFailure
 from audit.store import Durability
 from policyd.errors import AuditError
-from policyd.services.checkpoints import LogFiles
+from policyd.services.checkpoints import LogFiles, audit_error
 from policyd.services.commit import Batch, Commit, Outcome
 from policyd.services.data_directory import DataDirectory
 
@@ -206,7 +206,7 @@ class Writer:
 
 def _as_audit_error(what: str, error: Exception) -> AuditError:
     if isinstance(error, AuditFailure):
-        return AuditError(f"{what}: {error}")
+        return audit_error(what, error)
     cause = getattr(error, "orig", None) or error
     return AuditError(f"{what}: {cause}")
 

@@ -276,7 +276,8 @@ def test_memory_is_flat_in_the_length_of_the_log(tmp_path: Path) -> None:
             tracemalloc.stop()
         return found
 
-    assert peak(20_000) < peak(2_000) * 1.2
+    # The hashes alone of the entries between would take five times as much.
+    assert peak(20_000) < peak(2_000) + 200_000
 
 
 BLOCKED = """
