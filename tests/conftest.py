@@ -1,7 +1,7 @@
-"""What every test may rely on: a real OPA when there is one, and the rules for slow and skipped tests.
+"""What every test may rely on: a real OPA and a real PostgreSQL when there is one, and the rules for skipped tests.
 
 - ``--long`` also runs the tests marked ``long``; they are deselected, not skipped, otherwise.
-- ``POLICYD_REQUIRE`` names what this machine must have (``opa``): a skip for lack of it then is a failure.
+- ``POLICYD_REQUIRE`` names what this machine must have (``opa,postgresql``): a skip for lack of it then is a failure.
 - Hypothesis has no deadline per example, since machines differ; the number of examples is the limit.
 """
 
@@ -12,10 +12,13 @@ import re
 import shutil
 from collections.abc import Generator
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from tests.postgresql_server import PostgresqlServer
 
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
@@ -72,6 +75,28 @@ def opa_binary() -> Path:
     if named and not os.access(named, os.X_OK):
         pytest.fail(f"POLICYD_OPA_BINARY={named} is not an executable file")
     return Path(found)
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Generator[PostgresqlServer, None, None]:
+    """A real PostgreSQL, started for this session and ended with it."""
+    from tests.postgresql_server import PostgresqlServer, binaries
+
+    found = binaries()
+    if found is None:
+        pytest.skip("no postgresql: apt-get install postgresql")
+    server = PostgresqlServer(found)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def database(postgresql: PostgresqlServer) -> str:
+    """The address of a database of one test."""
+    return postgresql.make_database()
 
 
 @pytest.fixture(scope="session")
