@@ -5,7 +5,9 @@
     │   └── EntriesRefused  some entries of a batch; names each with its reason
     ├── QueryInvalid        an unknown filter, a bad value, a foreign cursor
     ├── LogUnavailable      the log cannot be opened, or is blocked
+    │   ├── LogLocked       somebody else writes it
     │   └── SchemaUnknown   the file is no log, or was written by a newer version
+    ├── SearchTooSlow       a search was stopped at its deadline
     ├── LogCorrupt          stored bytes are not what was recorded; names the index when one is known
     │   └── LogRolledBack   fewer entries than a checkpoint is over
     ├── KeyInvalid          a signing or verifying key that is missing, unreadable or none
@@ -49,6 +51,14 @@ class QueryInvalid(AuditFailure):
 
 class LogUnavailable(AuditFailure):
     """The log cannot be opened or is blocked by somebody else."""
+
+
+class LogLocked(LogUnavailable):
+    """Another writer has the log. It may be our own last session, whose end the database has not noticed yet."""
+
+
+class SearchTooSlow(AuditFailure):
+    """The database was told to stop at the deadline, and did."""
 
 
 class SchemaUnknown(LogUnavailable):

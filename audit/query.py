@@ -2,7 +2,8 @@
 
 A search is a mapping of filter names to texts; all must hold. ``country``, ``rejected_pool`` and ``rule`` match the
 entry itself, what it has several of, or its sheet. ``from`` is the first moment that counts and ``to`` the first that
-does not, both ISO 8601 in UTC. Entries of one microsecond come in the order of the log, newest first.
+does not, both ISO 8601 in UTC. Entries of one microsecond come in the order of the log, newest first, and those of
+several logs in one database log by log.
 
 Rules: every value is a bound parameter; a cursor continues only the search that it came from; bodies and blobs are
 checked against their hashes before they leave; indexes serve time, tenant, request, waiver, approver and id, and the
@@ -22,11 +23,10 @@ from typing import Any, Final
 from uuid import UUID
 
 import orjson
-from sqlalchemy import ColumnElement, Connection, Row, and_, or_, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, literal_column, or_, select, tuple_
 
 from audit.errors import LogCorrupt, QueryInvalid
 from audit.record import (
-    INTEGER_MAX,
     KINDS,
     SHEET_TERM_FIELDS,
     TERM_FIELDS,
@@ -37,7 +37,7 @@ from audit.record import (
     leaf_hash,
 )
 from audit.store import numbers_of, unpack
-from audit.tables import BLOB, BODY, ENTRY, ENTRY_TERM, SHEET_TERM, WORD
+from audit.tables import BLOB, BODY, ENTRY, ENTRY_TERM, INDEX_BITS, LOG, SHEET_TERM, WORD, has_body, index_of
 
 WORD_FILTERS: Final = (
     "tenant",
@@ -72,15 +72,19 @@ LIMIT_MAX: Final = 1_000
 CURSOR_MAX_CHARS: Final = 256
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_RECORD: Final = select(
-    ENTRY.c.index, ENTRY.c.id, ENTRY.c.kind, ENTRY.c.time_us, ENTRY.c.leaf_hash, BODY.c.body
-).join_from(ENTRY, BODY, BODY.c.index == ENTRY.c.index, isouter=True)
+_PLACE_MAX: Final = 2**63 - 1
+_ORIGIN: Final = (
+    select(LOG.c.origin)
+    .where(LOG.c.number == ENTRY.c.index.op(">>")(literal_column(str(INDEX_BITS))))
+    .scalar_subquery()
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One entry as stored: where it stands, what it is, and the exact bytes of its body."""
+    """One entry as stored: where it stands in which log, what it is, and the exact bytes of its body."""
 
+    origin: str
     index: int
     id: str
     kind: Kind
@@ -139,10 +143,11 @@ def search(
         conditions = conditions and [*conditions, tuple_(ENTRY.c.time_us, ENTRY.c.index) < tuple_(*position)]
     if conditions is None:
         return Page((), None)
-    query = _RECORD.where(*conditions).order_by(ENTRY.c.time_us.desc(), ENTRY.c.index.desc())
+    query = _records(connection).where(*conditions).order_by(ENTRY.c.time_us.desc(), ENTRY.c.index.desc())
     rows = connection.execute(query.limit(limit + 1)).all()
     items = tuple(_record(row) for row in rows[:limit])
-    return Page(items, _cursor(items[-1], binding) if len(rows) > limit else None)
+    last = rows[limit - 1] if len(rows) > limit else None
+    return Page(items, None if last is None else _cursor(last[3], last[0], binding))
 
 
 def matching(
@@ -166,7 +171,7 @@ def by_id(connection: Connection, entry_id: str) -> Record | None:
     """The entry with this id, or None. Raises ``LogCorrupt`` when it is damaged."""
     if not is_entry_id(entry_id):
         return None
-    row = connection.execute(_RECORD.where(ENTRY.c.id == UUID(entry_id).bytes)).one_or_none()
+    row = connection.execute(_records(connection).where(ENTRY.c.id == UUID(entry_id).bytes)).one_or_none()
     return None if row is None else _record(row)
 
 
@@ -274,35 +279,43 @@ def _word_condition(name: str, number: int) -> ColumnElement[bool]:
     return or_(*ways)
 
 
+def _records(connection: Connection) -> Select[Any]:
+    columns = (ENTRY.c.index, ENTRY.c.id, ENTRY.c.kind, ENTRY.c.time_us, ENTRY.c.leaf_hash, BODY.c.body, _ORIGIN)
+    return select(*columns).join_from(ENTRY, BODY, has_body(connection), isouter=True)
+
+
 def _record(row: Row[*tuple[Any, ...]]) -> Record:
-    index, entry_id, kind, time_us, leaf, body = row
+    place, entry_id, kind, time_us, leaf, body, origin = row
+    index = index_of(place)
     if not isinstance(body, bytes) or leaf_hash(body) != leaf:
         raise LogCorrupt("the body is not what was recorded", index=index)
     if kind not in range(len(KINDS)) or not isinstance(entry_id, bytes) or len(entry_id) != 16:
         raise LogCorrupt("its columns are damaged", index=index)
-    return Record(index, str(UUID(bytes=entry_id)), KINDS[kind], time_us, leaf, body)
+    if origin is None:
+        raise LogCorrupt("the log that holds it has lost its name", index=index)
+    return Record(origin, index, str(UUID(bytes=entry_id)), KINDS[kind], time_us, leaf, body)
 
 
 def _binding(filters: Mapping[str, str], kinds: Sequence[Kind]) -> str:
     return sha256(orjson.dumps([sorted(filters.items()), sorted(kinds)])).hexdigest()[:16]
 
 
-def _cursor(last: Record, binding: str) -> str:
-    return urlsafe_b64encode(orjson.dumps([binding, last.time_us, last.index])).rstrip(b"=").decode()
+def _cursor(time_us: int, place: int, binding: str) -> str:
+    return urlsafe_b64encode(orjson.dumps([binding, time_us, place])).rstrip(b"=").decode()
 
 
 def _position(cursor: str, binding: str) -> tuple[int, int]:
     try:
         if len(cursor) > CURSOR_MAX_CHARS:
             raise ValueError
-        bound_to, time_us, index = orjson.loads(urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-        numbers = (time_us, index)
+        bound_to, time_us, place = orjson.loads(urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        numbers = (time_us, place)
         if not isinstance(bound_to, str) or any(type(part) is not int for part in numbers):
             raise ValueError
-        if any(not 0 <= part <= INTEGER_MAX for part in numbers):
+        if any(not 0 <= part <= _PLACE_MAX for part in numbers):
             raise ValueError
     except (ValueError, TypeError) as error:
         raise QueryInvalid("cursor", "is none that this log gave") from error
     if bound_to != binding:
         raise QueryInvalid("cursor", "belongs to a search with other filters; start again without it")
-    return time_us, index
+    return time_us, place

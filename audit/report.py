@@ -28,7 +28,7 @@ from audit.errors import LogCorrupt, QueryInvalid
 from audit.query import DECISION_KINDS, WORD_FILTERS, Within, matching
 from audit.record import TERM_FIELDS, leaf_hash
 from audit.store import ROWS_PER_STATEMENT_MAX
-from audit.tables import BODY, ENTRY, SHEET_TERM, WORD
+from audit.tables import BODY, ENTRY, SHEET_TERM, WORD, has_body
 
 WORD_DIMENSIONS: Final = tuple(name for name in WORD_FILTERS if name != "principal")
 """Columns that entries are counted by. Who asked is personal, and no row of a report."""
@@ -171,7 +171,7 @@ def count(
     names = list(dict.fromkeys(("outcome", *(name for table in tables for name in table if name in WORD_DIMENSIONS))))
     columns = [ENTRY.c.index.label("place"), ENTRY.c.time_us, ENTRY.c.leaf_hash, ENTRY.c.sheet, BODY.c.body]
     query = select(*columns, *(ENTRY.c[name] for name in names)).where(*conditions)
-    query = query.join_from(ENTRY, BODY, BODY.c.index == ENTRY.c.index, isouter=True)
+    query = query.join_from(ENTRY, BODY, has_body(connection), isouter=True)
     rows = connection.execute(query.order_by(ENTRY.c.time_us, ENTRY.c.index).limit(limit)).all()
     words = _Words(connection, names, rows, rules=any("rule" in table for table in tables))
     for row in rows:
@@ -200,9 +200,9 @@ def first_uses(
 
     None is the end. Only allowed decisions count. Without a filter by time, the first is the first of the whole log.
     """
-    last = connection.execute(select(func.max(ENTRY.c.index))).scalar()
     following = from_index + (limit or STEP_INDEXES)
-    goes_on = following if last is not None and following <= last else None
+    # Not `following` itself: the next log of a database begins a million million places later.
+    goes_on = connection.execute(select(func.min(ENTRY.c.index)).where(ENTRY.c.index >= following)).scalar()
     conditions = matching(connection, {**filters, "outcome": "allow"}, ("decision",), within)
     if conditions is None:
         return [], None

@@ -22,7 +22,7 @@ from typing import Final
 from sqlalchemy import Column, Connection, MetaData, String, Table, inspect, select
 
 from audit.errors import SchemaUnknown
-from audit.tables import LOG, META
+from audit.tables import META
 
 MIGRATIONS: Final = Path(__file__).with_name("migrations")
 FIRST: Final = "0001"
@@ -36,23 +36,21 @@ def head() -> str:
     return max(found[1] for name in names if (found := re.match(r"v(\d{4})_", name)))
 
 
-def create_or_upgrade(connection: Connection, origin: str | None) -> None:
-    """Bring the database to ``head()``; an empty one becomes a log under this name. Does not commit.
+def create_or_upgrade(connection: Connection, *, create: bool) -> bool:
+    """Bring the database to ``head()``, and tell whether that made it; does not commit.
 
-    Raises ``SchemaUnknown``, with nothing changed, when it is no log, or one of a newer schema.
+    Raises ``SchemaUnknown``, with nothing changed, when it is no log, or one of a newer schema; an empty database is no
+    log unless ``create``.
     """
     tables = inspect(connection).get_table_names()
-    if tables or origin is None:
-        revision = _revision(connection, tables)
-        if revision == head():
-            return
+    if create and not tables:
+        _run(connection)
+        connection.execute(META.insert(), {"key": "schema_version", "value": str(int(head()))})
+        return True
+    if _revision(connection, tables) != head():
         _run(connection, stamp_first=STAMP.name not in tables)
         connection.execute(META.update().where(META.c.key == "schema_version").values(value=str(int(head()))))
-        return
-    _run(connection)
-    rows = [{"key": "schema_version", "value": str(int(head()))}, {"key": "origin", "value": origin}]
-    connection.execute(META.insert(), rows)
-    connection.execute(LOG.insert(), {"number": 0, "origin": origin})
+    return False
 
 
 def recognise(connection: Connection) -> None:
@@ -68,7 +66,7 @@ def recognise(connection: Connection) -> None:
 def _revision(connection: Connection, tables: list[str]) -> str:
     """The revision of a log, at most ``head()``."""
     if META.name not in tables:
-        raise SchemaUnknown("this file is not a log of decisions; it was left untouched")
+        raise SchemaUnknown("this is not a log of decisions; it was left untouched")
     told = connection.execute(select(META.c.value).where(META.c.key == "schema_version")).scalar()
     stamped = connection.execute(select(STAMP.c.version_num)).scalars().all() if STAMP.name in tables else [FIRST]
     if told is None or [f"{told:0>4}"] != stamped or stamped[0] > head():

@@ -12,24 +12,24 @@ from __future__ import annotations
 
 import sqlite3
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import sha256
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, Protocol, TypeVar
 from urllib.parse import quote
 from uuid import UUID
 
-from sqlalchemy import Connection, Engine, Table, bindparam, create_engine, event, func, select
+from sqlalchemy import ColumnElement, Connection, Engine, Table, bindparam, create_engine, event, func, select
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.pool import NullPool, QueuePool
 
 from audit import schema
 from audit.errors import EntriesRefused, LogCorrupt, LogUnavailable
 from audit.record import KINDS, SEARCH_FIELDS, TERM_FIELDS, Blob, Entry, is_entry_id, leaf_hash
-from audit.tables import BLOB, BODY, ENTRY, ENTRY_TERM, META, SHEET_TERM, WORD
+from audit.tables import BLOB, BODY, ENTRY, ENTRY_TERM, LOG, META, SHEET_TERM, WORD, has_body, index_of, place
 
 Durability = Literal["power_safe", "process_safe"]
 """``power_safe``: a committed batch survives a power cut. ``process_safe``: it survives the end of the process only."""
@@ -64,13 +64,17 @@ class Tail:
     next_word: int
     words: dict[str, int] = field(default_factory=dict)
     digests: set[str] = field(default_factory=set)
+    log: int = 0
+    months: set[str] = field(default_factory=set)
+    """The months that have a partition, where there are any."""
 
     @classmethod
-    def read(cls, connection: Connection) -> Tail:
-        """The tail as stored."""
-        last_index = connection.execute(select(func.max(ENTRY.c.index))).scalar()
+    def read(cls, connection: Connection, log: int = 0) -> Tail:
+        """The tail as stored, of the log with this number."""
+        last = connection.execute(select(func.max(ENTRY.c.index)).where(*_of_log(log))).scalar()
         last_word = connection.execute(select(func.max(WORD.c.number))).scalar()
-        return cls(0 if last_index is None else last_index + 1, 1 if last_word is None else last_word + 1)
+        next_index = 0 if last is None else index_of(last) + 1
+        return cls(next_index, 1 if last_word is None else last_word + 1, log=log)
 
     def trim(self) -> None:
         """Keep memory bounded; what is forgotten is read again."""
@@ -107,7 +111,9 @@ def open_sqlite(path: Path, durability: Durability, *, origin: str | None) -> En
             busy = connection.connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
             if busy:
                 raise LogUnavailable("a reader holds an old state of the log; it must end before writing can start")
-            schema.create_or_upgrade(connection, origin)
+            if schema.create_or_upgrade(connection, create=origin is not None):
+                connection.execute(META.insert(), {"key": "origin", "value": origin})
+                connection.execute(LOG.insert(), {"number": 0, "origin": origin})
             verify_tail(connection)
             connection.commit()
     except (DBAPIError, sqlite3.Error) as error:
@@ -136,33 +142,39 @@ def open_sqlite_reader(path: Path) -> Engine:
     return engine
 
 
-def origin(connection: Connection) -> str:
+def origin(connection: Connection, log: int = 0) -> str:
     """The name that the log was created under; decisions carry it as ``audit.log``."""
-    found = connection.execute(select(META.c.value).where(META.c.key == "origin")).scalar()
+    found = connection.execute(select(LOG.c.origin).where(LOG.c.number == log)).scalar()
     if found is None:
         raise LogCorrupt("the log has lost its name")
     return str(found)
 
 
-def verify_tail(connection: Connection, depth: int = TAIL_CHECKED_ENTRIES) -> None:
-    """Check that no index is missing, and the ids and bodies of the last ``depth`` entries.
+def origins(connection: Connection) -> tuple[str, ...]:
+    """The names of all logs in the database, in the order of their making."""
+    return tuple(connection.execute(select(LOG.c.origin).order_by(LOG.c.number)).scalars())
+
+
+def verify_tail(connection: Connection, depth: int = TAIL_CHECKED_ENTRIES, *, log: int = 0) -> None:
+    """Check that no index of a log is missing, and the ids and bodies of its last ``depth`` entries.
 
     Raises ``LogCorrupt`` naming the first bad index.
     """
     count, first, last = connection.execute(
-        select(func.count(), func.min(ENTRY.c.index), func.max(ENTRY.c.index)).select_from(ENTRY)
+        select(func.count(), func.min(ENTRY.c.index), func.max(ENTRY.c.index)).where(*_of_log(log))
     ).one()
     if count == 0:
         return
-    if first != 0 or last != count - 1:
-        raise LogCorrupt("missing; the log has a gap", index=_first_gap(connection))
+    if first != place(log, 0) or last != place(log, count - 1):
+        raise LogCorrupt("missing; the log has a gap", index=_first_gap(connection, log))
     rows = connection.execute(
         select(ENTRY.c.index, ENTRY.c.id, ENTRY.c.kind, ENTRY.c.leaf_hash, BODY.c.body)
-        .outerjoin(BODY, BODY.c.index == ENTRY.c.index)
-        .where(ENTRY.c.index >= count - depth)
+        .join_from(ENTRY, BODY, has_body(connection), isouter=True)
+        .where(*_of_log(log), ENTRY.c.index >= place(log, max(0, count - depth)))
         .order_by(ENTRY.c.index)
     )
-    for index, entry_id, kind, leaf, body in rows:
+    for stored, entry_id, kind, leaf, body in rows:
+        index = index_of(stored)
         if not isinstance(entry_id, bytes) or len(entry_id) != 16 or not is_entry_id(str(UUID(bytes=entry_id))):
             raise LogCorrupt("the id is not a UUIDv7", index=index)
         if kind not in range(len(KINDS)):
@@ -171,6 +183,15 @@ def verify_tail(connection: Connection, depth: int = TAIL_CHECKED_ENTRIES) -> No
             raise LogCorrupt("the body is missing", index=index)
         if leaf_hash(body) != leaf:
             raise LogCorrupt("the body is not what was recorded", index=index)
+
+
+def _of_log(log: int) -> tuple[ColumnElement[bool], ...]:
+    """The entries of one log. A file has one only, and a place below it is damage that must be seen."""
+    return (
+        (ENTRY.c.index < place(1, 0),)
+        if log == 0
+        else (ENTRY.c.index >= place(log, 0), ENTRY.c.index < place(log + 1, 0))
+    )
 
 
 def recorded(connection: Connection, entry_ids: Iterable[str]) -> set[str]:
@@ -196,19 +217,19 @@ def append(
         _append_blobs(connection, new_blobs, numbers)
         tail.digests.update(blob.digest for blob in new_blobs)
     positions = [Position(tail.next_index + nth, leaf_hash(entry.body)) for nth, entry in enumerate(entries)]
-    placed = list(zip(entries, positions, strict=True))
-    try:
-        _insert(connection, ENTRY, [_entry_row(entry, position, numbers) for entry, position in placed])
-    except IntegrityError as error:
-        duplicates = recorded(connection, [entry.id for entry in entries]) or {entry.id for entry in entries}
-        raise EntriesRefused(dict.fromkeys(duplicates, "this id is recorded already")) from error
-    _insert(connection, BODY, [(position.index, entry.body) for entry, position in placed])
-    terms = (
-        (TERM_FIELDS.index(name), numbers[value], position.index)
-        for entry, position in placed
+    placed = [
+        (entry, position, place(tail.log, position.index)) for entry, position in zip(entries, positions, strict=True)
+    ]
+    terms = [
+        (TERM_FIELDS.index(name), numbers[value], stored)
+        for entry, _, stored in placed
         for name, value in dict.fromkeys(entry.terms)
-    )
-    _insert(connection, ENTRY_TERM, list(terms))
+    ]
+    rows = [_entry_row(entry, position, stored, numbers) for entry, position, stored in placed]
+    duplicates = _rows(connection).add_entries(connection, tail, rows, [entry.body for entry in entries], terms)
+    if duplicates:
+        reason = "this id is recorded already"
+        raise EntriesRefused({str(UUID(bytes=found)): reason for found in duplicates})
     tail.next_index += len(entries)
     return positions
 
@@ -243,15 +264,18 @@ def _unavailable(path: Path, error: Exception) -> Exception:
     return LogUnavailable(f"{path} cannot be opened: {cause}")
 
 
-def _first_gap(connection: Connection) -> int:
+def _first_gap(connection: Connection, log: int) -> int:
     previous = ENTRY.alias()
     follows = select(previous.c.index).where(previous.c.index == ENTRY.c.index - 1).exists()
-    after = connection.execute(select(func.min(ENTRY.c.index)).where(ENTRY.c.index != 0, ~follows)).scalar()
-    starts = connection.execute(select(func.min(ENTRY.c.index))).scalar()
-    if starts != 0:
+    first = place(log, 0)
+    after = connection.execute(
+        select(func.min(ENTRY.c.index)).where(*_of_log(log), ENTRY.c.index != first, ~follows)
+    ).scalar()
+    starts = connection.execute(select(func.min(ENTRY.c.index)).where(*_of_log(log))).scalar()
+    if starts != first:
         return 0
-    last_good = connection.execute(select(func.max(ENTRY.c.index)).where(ENTRY.c.index < after)).scalar()
-    return int(last_good or 0) + 1
+    last_good = connection.execute(select(func.max(ENTRY.c.index)).where(*_of_log(log), ENTRY.c.index < after)).scalar()
+    return index_of(last_good or first) + 1
 
 
 def _unstored(connection: Connection, tail: Tail, blobs: Iterable[Blob]) -> list[Blob]:
@@ -290,15 +314,13 @@ def _words_of(entries: Sequence[Entry], blobs: Sequence[Blob]) -> set[str]:
 
 
 def _numbers(connection: Connection, tail: Tail, words: set[str]) -> dict[str, int]:
-    """The numbers of these words; new words get the next ones, in the order of the alphabet."""
+    """The numbers of these words; new ones are added, in the order of the alphabet."""
     unseen = sorted(words - tail.words.keys())
     if unseen:
         tail.words.update(numbers_of(connection, unseen))
         new = [word for word in unseen if word not in tail.words]
-        rows = [(tail.next_word + nth, word) for nth, word in enumerate(new)]
-        _insert(connection, WORD, rows)
-        tail.words.update((word, number) for number, word in rows)
-        tail.next_word += len(rows)
+        if new:
+            tail.words.update(_rows(connection).add_words(connection, tail, new))
     return tail.words
 
 
@@ -317,25 +339,89 @@ def _existing(connection: Connection, table: Table, column: str, values: Sequenc
 
 
 def _append_blobs(connection: Connection, blobs: Sequence[Blob], numbers: dict[str, int]) -> None:
-    rows = []
+    contents = []
     for blob in blobs:
         packed = zlib.compress(blob.content)
         smaller = len(packed) < len(blob.content)
         encoding, content = ("zlib", packed) if smaller else ("plain", blob.content)
-        rows.append((blob.digest, blob.kind, encoding, content))
-    _insert(connection, BLOB, rows)
-    terms = (
+        contents.append((blob.digest, blob.kind, encoding, content))
+    terms = [
         (TERM_FIELDS.index(name), numbers[value], numbers[blob.digest])
         for blob in blobs
         for name, value in dict.fromkeys(blob.terms)
-    )
-    _insert(connection, SHEET_TERM, list(terms))
+    ]
+    _rows(connection).add_blobs(connection, contents, terms)
 
 
-def _entry_row(entry: Entry, position: Position, numbers: dict[str, int]) -> tuple[Any, ...]:
+def _entry_row(entry: Entry, position: Position, stored: int, numbers: dict[str, int]) -> tuple[Any, ...]:
     words = [None if value is None else numbers[value] for value in word_values(entry.search)]
-    moment = (position.index, bytes.fromhex(entry.id.replace("-", "")), KINDS.index(entry.kind), entry.time_us)
+    moment = (stored, bytes.fromhex(entry.id.replace("-", "")), KINDS.index(entry.kind), entry.time_us)
     return (*moment, *words, entry.search.request_id, position.leaf_hash)
+
+
+class Rows(Protocol):
+    """How rows go in. One for each kind of database; values stand in the order of the table's columns."""
+
+    def add_words(self, connection: Connection, tail: Tail, words: Sequence[str]) -> dict[str, int]:
+        """Give each of these a number, or find the one that another writer gave it just now."""
+
+    def add_blobs(
+        self, connection: Connection, blobs: Sequence[tuple[Any, ...]], sheet_terms: Sequence[tuple[int, int, int]]
+    ) -> None:
+        """Add these; what another writer has added just now stays as it is."""
+
+    def add_entries(
+        self,
+        connection: Connection,
+        tail: Tail,
+        entries: Sequence[tuple[Any, ...]],
+        bodies: Sequence[bytes],
+        terms: Sequence[tuple[int, int, int]],
+    ) -> Collection[bytes]:
+        """Add all of them, or tell the ids that are recorded already: the caller rolls back."""
+
+
+def _rows(connection: Connection) -> Rows:
+    if connection.dialect.name == "postgresql":
+        # Imported here because its driver is an extra, which a log in a file does without.
+        from audit.postgresql import ROWS
+
+        return ROWS
+    return _SQLITE_ROWS
+
+
+class _SqliteRows:
+    def add_words(self, connection: Connection, tail: Tail, words: Sequence[str]) -> dict[str, int]:
+        rows = [(tail.next_word + nth, word) for nth, word in enumerate(words)]
+        _insert(connection, WORD, rows)
+        tail.next_word += len(rows)
+        return {word: number for number, word in rows}
+
+    def add_blobs(
+        self, connection: Connection, blobs: Sequence[tuple[Any, ...]], sheet_terms: Sequence[tuple[int, int, int]]
+    ) -> None:
+        _insert(connection, BLOB, blobs)
+        _insert(connection, SHEET_TERM, sheet_terms)
+
+    def add_entries(
+        self,
+        connection: Connection,
+        tail: Tail,
+        entries: Sequence[tuple[Any, ...]],
+        bodies: Sequence[bytes],
+        terms: Sequence[tuple[int, int, int]],
+    ) -> Collection[bytes]:
+        try:
+            _insert(connection, ENTRY, entries)
+        except IntegrityError:
+            ids = [row[1] for row in entries]
+            return _existing(connection, ENTRY, "id", ids) or ids
+        _insert(connection, BODY, [(row[0], body) for row, body in zip(entries, bodies, strict=True)])
+        _insert(connection, ENTRY_TERM, terms)
+        return ()
+
+
+_SQLITE_ROWS: Final = _SqliteRows()
 
 
 def _insert(connection: Connection, table: Table, rows: Sequence[tuple[Any, ...]]) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Connection, and_, func, select
 
 from audit.errors import LogCorrupt
 from audit.export import Row
-from audit.tables import BODY, ENTRY
+from audit.tables import BODY, ENTRY, has_body, index_of, place
 from audit.tree import Edge, NodeSource, edge_at
 from audit.tree_tables import CHECKPOINT, TREE_NODE
 
@@ -61,7 +61,7 @@ class TreeTail:
 def entries_of(connection: Connection, log: int = 0) -> int:
     """How many entries a log has; no index is missing below."""
     last = connection.execute(select(func.max(ENTRY.c.index)).where(_within(log, 0, None))).scalar()
-    return 0 if last is None else _index_of(last) + 1
+    return 0 if last is None else index_of(last) + 1
 
 
 def stored_nodes(connection: Connection, log: int = 0) -> NodeSource:
@@ -101,7 +101,7 @@ def _hashes(connection: Connection, log: int, level: int, start: int, end: int) 
         rows = connection.execute(
             select(ENTRY.c.index, ENTRY.c.leaf_hash).where(_within(log, start, end)).order_by(ENTRY.c.index)
         ).all()
-        indexes = [_index_of(place) for place, _ in rows]
+        indexes = [index_of(stored) for stored, _ in rows]
     # What is missing in the middle would give what follows another place.
     whole = len(indexes) if indexes == list(range(start, start + len(indexes))) else 0
     return tuple(found for _, found in rows[:whole])
@@ -170,27 +170,16 @@ class StoredLog:
         for first in range(start, end, ROWS_PER_PAGE):
             page = self._connection.execute(
                 select(ENTRY.c.index, ENTRY.c.leaf_hash, BODY.c.body)
-                .outerjoin(BODY, BODY.c.index == ENTRY.c.index)
+                .join_from(ENTRY, BODY, has_body(self._connection), isouter=True)
                 .where(_within(self._log, first, min(first + ROWS_PER_PAGE, end)))
                 .order_by(ENTRY.c.index)
             )
-            for place, leaf, body in page:
+            for stored, leaf, body in page:
                 if not isinstance(body, bytes):
-                    raise LogCorrupt("its body is missing", index=_index_of(place))
-                yield Row(_index_of(place), leaf, body)
+                    raise LogCorrupt("its body is missing", index=index_of(stored))
+                yield Row(index_of(stored), leaf, body)
 
 
 def _within(log: int, start: int, end: int | None) -> ColumnElement[bool]:
-    last = _place(log + 1, 0) if end is None else _place(log, end)
-    return and_(ENTRY.c.index >= _place(log, start), ENTRY.c.index < last)
-
-
-_INDEX_BITS: Final = 40
-
-
-def _place(log: int, index: int) -> int:
-    return (log << _INDEX_BITS) + index
-
-
-def _index_of(place: int) -> int:
-    return place & ((1 << _INDEX_BITS) - 1)
+    last = place(log + 1, 0) if end is None else place(log, end)
+    return and_(ENTRY.c.index >= place(log, start), ENTRY.c.index < last)

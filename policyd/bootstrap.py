@@ -39,6 +39,7 @@ from policyd.services.data_directory import DataDirectory
 from policyd.services.decisions import DecisionService, WrittenLog
 from policyd.services.facts_holder import FactsHolder
 from policyd.services.figures import Figures, Shown
+from policyd.services.log_place import directory_of
 from policyd.services.log_reader import LogReader
 from policyd.services.readings import observe_parts, observe_process
 from policyd.services.refusals import Refusals, ended
@@ -175,7 +176,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
     """
     async with AsyncExitStack() as stack:
         telemetry = await _start_telemetry(settings, stack)
-        directory = DataDirectory(settings.data_dir)
+        directory = directory_of(settings)
         directory.acquire()
         stack.callback(directory.release)
         opening = partial(_open_log, settings, directory, telemetry, stack)
@@ -187,7 +188,7 @@ async def writing(settings: Settings) -> AsyncIterator[tuple[DataDirectory, Comm
     """Only the writer of the log, for API processes that are other processes. Raises as ``running``."""
     async with AsyncExitStack() as stack:
         telemetry = await _start_telemetry(settings, stack)
-        directory = DataDirectory(settings.data_dir)
+        directory = directory_of(settings)
         directory.acquire()
         stack.callback(directory.release)
         observe_process(telemetry)
@@ -209,7 +210,7 @@ async def running_beside(
         async def linked() -> WrittenLog:
             return log
 
-        parts = await _assembled(settings, DataDirectory(settings.data_dir), telemetry, linked, read, stack)
+        parts = await _assembled(settings, directory_of(settings), telemetry, linked, read, stack)
         parts.workers_fault = workers_fault
         whole = parts.whole = Shown(parts.telemetry)
 

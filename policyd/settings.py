@@ -78,6 +78,15 @@ class AuditSettings(_Section):
     report_rows_max: Annotated[int, Field(ge=100, le=1_000_000)] = Field(
         10_000, description="rows in one table of a report; one that would have more is refused"
     )
+    database_url_file: Path | None = Field(
+        None,
+        description="file with the address of a PostgreSQL database, `postgresql://user:password@host/name`, "
+        "for the logs of all replicas; without it the log is a file in `data_dir`",
+    )
+    origin: Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[!-~]+$")] | None = Field(
+        None,
+        description="name of this replica's log in that database; without it a random one, kept in `data_dir`",
+    )
 
 
 class FactsSettings(_Section):

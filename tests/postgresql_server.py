@@ -29,7 +29,7 @@ UNPRIVILEGED = ("postgres", "nobody")
 
 
 def binaries() -> Path | None:
-    """The directory with `initdb` and `postgres`: of Debian's package, newest first, else beside the one on the path."""
+    """The directory with `initdb` and `postgres`: of Debian's package, newest first, else on the path."""
     debian = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name), reverse=True)
     on_path = shutil.which("postgres")
     for folder in (*debian, *((Path(on_path).parent,) if on_path else ())):
@@ -68,8 +68,8 @@ class PostgresqlServer:
             for path in (self.folder, password_file):
                 os.chown(path, int(str(self._as["user"])), int(str(self._as["group"])))
         self._run(
-            "initdb", f"--pgdata={self._data}", "--encoding=UTF8", "--locale=C", "--no-sync", "--username=root_of_tests",
-            "--auth=scram-sha-256", f"--pwfile={password_file}",
+            "initdb", f"--pgdata={self._data}", "--encoding=UTF8", "--locale=C", "--no-sync",
+            "--username=root_of_tests", "--auth=scram-sha-256", f"--pwfile={password_file}",
         )  # fmt: skip
 
     def _run(self, program: str, *arguments: str) -> None:

@@ -43,7 +43,7 @@ def decision_router(parts: Parts) -> APIRouter:
         principal = principal_of(request)
         # First by the columns alone: damage to what the caller may not read must not tell that it is there.
         require_readable(principal, parts.snapshot, id, await parts.reader.owner_of(id))
-        replayed = await replay(parts.reader, parts.committer.origin, id)
+        replayed = await replay(parts.reader, id)
         require_readable(principal, parts.snapshot, id, owner_in(replayed.body))
         return replayed
 
@@ -56,7 +56,7 @@ def decision_router(parts: Parts) -> APIRouter:
         if within is not None and _hides(parts.snapshot, within, filters.get("rejected_pool")):
             within = ()
         page = await parts.reader.search(filters, filters.pop("cursor", None), limit, within=within)
-        items = [record_json(record, parts.committer.origin) for record in page.items]
+        items = [record_json(record) for record in page.items]
         return _json({"items": items, "next": page.next})
 
     @router.get("/{id}", summary="The record of a decision", **RECORD)
@@ -115,10 +115,10 @@ def _json(document: Any, *, decision_id: str | None = None) -> Response:
     return Response(orjson.dumps(document), headers=headers, media_type="application/json")
 
 
-def record_json(record: Record, origin: str) -> dict[str, Any]:
+def record_json(record: Record) -> dict[str, Any]:
     """An entry of the log as a search lists it: its body without the salt, and its place."""
     body = {key: value for key, value in orjson.loads(record.body).items() if key not in ("salt", "v")}
-    return {**body, "audit": {"log": origin, "index": record.index, "leaf_hash": record.leaf_hash.hex()}}
+    return {**body, "audit": {"log": record.origin, "index": record.index, "leaf_hash": record.leaf_hash.hex()}}
 
 
 def replayed_json(replayed: Replayed) -> dict[str, Any]:

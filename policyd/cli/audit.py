@@ -150,24 +150,23 @@ def _page(
 
 
 async def _search(settings: Settings, filters: Mapping[str, str], cursor: str | None, limit: int) -> dict[str, Any]:
-    from policyd.services.data_directory import DataDirectory
+    from policyd.services.log_place import directory_of
     from policyd.services.log_reader import LogReader
 
-    reader = await LogReader.open(DataDirectory(settings.data_dir), deadline_ms=settings.audit.search_deadline_ms)
+    reader = await LogReader.open(directory_of(settings), deadline_ms=settings.audit.search_deadline_ms)
     try:
-        origin = await reader.origin()
         found = await reader.search(filters, cursor, limit)
     finally:
         await reader.close()
-    return {"items": [entry_json(record, origin) for record in found.items], "next": found.next}
+    return {"items": [entry_json(record) for record in found.items], "next": found.next}
 
 
-def entry_json(record: Record, origin: str) -> dict[str, Any]:
+def entry_json(record: Record) -> dict[str, Any]:
     """An entry as a search lists it: as recorded, with its place in the log, without the salt of its hash."""
     import orjson
 
     body = {name: value for name, value in orjson.loads(record.body).items() if name not in ("salt", "v")}
-    return {**body, "audit": {"log": origin, "index": record.index, "leaf_hash": record.leaf_hash.hex()}}
+    return {**body, "audit": {"log": record.origin, "index": record.index, "leaf_hash": record.leaf_hash.hex()}}
 
 
 def _draw_page(document: Mapping[str, Any], console: Console) -> None:

@@ -134,12 +134,12 @@ async def _steps(gathered: Report, access: Access, settings: Settings) -> AsyncI
         async with _asked(access, by, filters, firsts) as steps:
             yield steps
         return
-    from policyd.services.data_directory import DataDirectory
+    from policyd.services.log_place import directory_of
     from policyd.services.log_reader import LogReader
 
-    reader = await LogReader.open(DataDirectory(settings.data_dir), deadline_ms=settings.audit.search_deadline_ms)
+    reader = await LogReader.open(directory_of(settings), deadline_ms=settings.audit.search_deadline_ms)
     try:
-        gathered.log = await reader.origin()
+        gathered.log = ", ".join(await reader.origins())
         yield (
             lambda cursor: count_page(reader, by, filters, cursor, rows_max=rows_max),
             lambda cursor: first_uses_page(reader, firsts, cursor),

@@ -69,6 +69,7 @@ async def _checks(settings: Settings) -> list[Check]:
         failed,
         newest_entry_us,
     )
+    from policyd.services.log_place import directory_of
 
     checks = [check_python()]
     fleet: Fleet | None = None
@@ -77,7 +78,7 @@ async def _checks(settings: Settings) -> list[Check]:
         checks.append(Check("fleet", Health.OK, f"{len(fleet.pools)} pools from {fleet_path(settings)}"))
     except PolicydError as error:
         checks.append(failed("fleet", error))
-    checks.append(check_clock(fleet, await newest_entry_us(settings.data_dir)))
+    checks.append(check_clock(fleet, await newest_entry_us(directory_of(settings))))
     checks += await _engine_checks(settings, fleet)
     binary = os.environ.get("POLICYD_OPA_BINARY", settings.engine.opa_binary)
     if settings.engine.opa_url is None:

@@ -54,13 +54,13 @@ def explain(
 
 async def replay_from_log(settings: Settings, decision_id: str) -> Replayed:
     """The decision of that id, made again from the log of the settings' data directory."""
-    from policyd.services.data_directory import DataDirectory
+    from policyd.services.log_place import directory_of
     from policyd.services.log_reader import LogReader
     from policyd.services.replay import replay
 
-    reader = await LogReader.open(DataDirectory(settings.data_dir), deadline_ms=settings.audit.search_deadline_ms)
+    reader = await LogReader.open(directory_of(settings), deadline_ms=settings.audit.search_deadline_ms)
     try:
-        return await replay(reader, await reader.origin(), decision_id)
+        return await replay(reader, decision_id)
     finally:
         await reader.close()
 

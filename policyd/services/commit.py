@@ -1,7 +1,7 @@
 """The one transaction of the service: idempotency → append → tree → commit.
 
 Rules: a refused entry does not refuse the rest of its batch; after a rollback whatever was remembered of the log is
-read again; a commit into a file that is not the log any more is a failure and no success.
+read again; a commit into a place that is not the log any more is a failure and no success.
 It refuses: to go on with a handle that failed; whoever owns it opens another.
 """
 
@@ -9,14 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-
-from sqlalchemy import Connection
 
 from audit import store
-from audit.errors import EntriesRefused, LogCorrupt, LogUnavailable
+from audit.errors import EntriesRefused, LogCorrupt
 from audit.record import Blob, Entry
 from audit.store import Position, Tail
+from audit.stores import OpenLog
 from policyd.errors import AuditError, PolicydError
 from policyd.services.checkpoints import Checkpoints, LogFiles
 from policyd.services.idempotency import Claim, KeyRows
@@ -38,26 +36,22 @@ Batch = Sequence[Submission]
 
 
 class Commit:
-    """The transactions on one connection to the log at ``path``. Made anew for each connection.
+    """The transactions on a log that is open for writing. Made anew for each opening.
 
     Raises ``LogCorrupt`` when the log holds fewer entries than ``answered_entries``.
     """
 
-    def __init__(
-        self, connection: Connection, path: Path, files: LogFiles, *, keys_max: int, answered_entries: int
-    ) -> None:
-        self._connection = connection
-        self._path = path
-        with connection.begin():
-            self.origin = store.origin(connection)
-            self._tail: Tail | None = Tail.read(connection)
-            self._keys = KeyRows(connection, keys_max)
-            self._checkpoints = Checkpoints(connection, files, self.origin)
+    def __init__(self, log: OpenLog, files: LogFiles, *, keys_max: int, answered_entries: int) -> None:
+        self._log = log
+        self._connection = log.connection
+        with self._connection.begin():
+            self._tail: Tail | None = Tail.read(self._connection, log.number)
+            self._keys = KeyRows(self._connection, keys_max)
+            self._checkpoints = Checkpoints(self._connection, files, log.origin, log.number)
         self._checkpoints.committed()
         self.entries_total = self._tail.next_index
         if self.entries_total < answered_entries:
             raise LogCorrupt("answered as recorded, and now missing", index=self.entries_total)
-        self.file = _identity(path)
 
     @property
     def checkpoint_wait_s(self) -> float | None:
@@ -79,9 +73,7 @@ class Commit:
                 self._forget()
                 refused.update((name, AuditError(f"entry {name}: {why}")) for name, why in error.reasons.items())
                 continue
-            # A log that was removed or replaced under us still takes writes, into a file that nobody will ever find.
-            if _identity(self._path) != self.file:
-                raise LogUnavailable("the log was moved or replaced while it was being written")
+            self._log.check_place()
             self._checkpoints.committed()
             assert self._tail is not None
             self.entries_total = self._tail.next_index
@@ -95,19 +87,18 @@ class Commit:
     def _append(self, batch: Batch, refused: dict[str, PolicydError]) -> dict[str, Position]:
         """Idempotency, then the entries: the position of each that went in; ``refused`` gets those without a claim."""
         if self._tail is None:
-            self._tail = Tail.read(self._connection)
+            self._tail = Tail.read(self._connection, self._log.number)
         claims = {
             each.entry.id: each.claim for each in batch if each.claim is not None and each.entry.id not in refused
         }
         if claims:
             refused.update(self._keys.refused(self._connection, claims))
+            kept = {name: claim for name, claim in claims.items() if name not in refused}
+            refused.update(self._keys.keep(self._connection, kept))
         taken = [each for each in batch if each.entry.id not in refused]
         entries = [each.entry for each in taken]
         blobs = {blob.digest: blob for each in taken for blob in each.blobs}
         positions = store.append(self._connection, entries, blobs.values(), tail=self._tail)
-        kept = {name: claim for name, claim in claims.items() if name not in refused}
-        if kept:
-            self._keys.keep(self._connection, kept)
         return dict(zip((entry.id for entry in entries), positions, strict=True))
 
     def _forget(self) -> None:
@@ -116,8 +107,3 @@ class Commit:
         self._checkpoints.forget()
         with self._connection.begin():
             self._keys.recount(self._connection)
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    found = path.stat()
-    return found.st_dev, found.st_ino

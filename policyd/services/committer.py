@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from audit.record import Blob, Entry
 from audit.store import Durability, Position
-from policyd.errors import AuditError, Overloaded
+from policyd.errors import AuditError, Overloaded, PolicydError
 from policyd.services.commit import Outcome, Submission
 from policyd.services.data_directory import DataDirectory
 from policyd.services.forecast import Forecast
@@ -72,7 +72,7 @@ class Committer:
         writer.start(committer, opened)
         try:
             await opened
-        except AuditError:
+        except PolicydError:
             await asyncio.to_thread(writer.join)
             raise
         return committer

@@ -1,7 +1,7 @@
 """The directory that holds the log: one process writes it, others find that process.
 
-Files: ``audit.sqlite`` (the log), ``lock`` (held by the writer, its process number inside), ``server.json`` (where the
-writer answers, when it is a server).
+Files: ``audit.sqlite`` (the log) or ``origin`` (the name of the log in a database), ``lock`` (held by the writer, its
+process number inside), ``server.json`` (where the writer answers, when it is a server).
 
 Rules: the lock belongs to the kernel, so it ends with the process however that ends; forked children do not keep it;
 an address whose writer is gone counts as none; only the owner of the directory can read it.
@@ -20,6 +20,7 @@ from weakref import WeakSet
 
 import orjson
 
+from audit.stores import LogStore, SqliteStore
 from policyd.errors import AuditError, AuditLocked
 
 LOCK_TRIES: Final = 5
@@ -30,14 +31,15 @@ SERVER_FILE_MAX_BYTES: Final = 4_096
 class DataDirectory:
     """A data directory. ``acquire`` or ``with`` makes this process its writer, and the directory when it is missing."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, store: LogStore | None = None) -> None:
         self.path = path
+        self.store: LogStore = store or SqliteStore(self.log_path)
         self._lock: int | None = None
         _made.add(self)
 
     @property
     def log_path(self) -> Path:
-        """The SQLite file of the log."""
+        """The SQLite file of the log, when it is in a file."""
         return self.path / "audit.sqlite"
 
     @property

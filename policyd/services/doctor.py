@@ -98,12 +98,12 @@ def _checked_days(fleet: Fleet) -> Iterator[str]:
             yield pool.price.checked.isoformat()
 
 
-async def newest_entry_us(path: Path) -> int | None:
-    """The time of the newest entry of the log in this data directory; None when there is no log that can be read."""
-    if not (path / "audit.sqlite").is_file():
+async def newest_entry_us(directory: DataDirectory) -> int | None:
+    """The time of the newest entry of the log of this data directory; None when there is no log that can be read."""
+    if not directory.store.exists():
         return None
     try:
-        reader = await LogReader.open(DataDirectory(path))
+        reader = await LogReader.open(directory)
     except PolicydError:
         return None
     try:

@@ -16,12 +16,15 @@ from hashlib import sha256
 from typing import Final
 
 import orjson
-from sqlalchemy import BigInteger, Column, Connection, LargeBinary, MetaData, Table, Text, delete, func, insert, select
+from sqlalchemy import BigInteger, Column, Connection, LargeBinary, MetaData, Table, Text, delete, func, select
+from sqlalchemy.dialects import postgresql, sqlite
 
 from policyd.errors import KeyInProgress, Overloaded, PolicydError
 
 PRUNED_MAX: Final = 1_024
 """Expired rows that one batch takes away."""
+
+_JUST_BEFORE: Final = "another request with this key was recorded just before"
 
 KEYS: Final = Table(
     "idempotency",
@@ -69,14 +72,18 @@ class KeyRows:
 
     def refused(self, connection: Connection, claims: Mapping[str, Claim]) -> dict[str, PolicydError]:
         """For each entry id whose claim fails, why. Takes expired rows away first."""
-        now_us = max(claim.now_us for claim in claims.values())
+        now_us = _now(claims)
         self._prune(connection, now_us)
-        held = {claim.scope for claim in claims.values() if found(connection, claim.scope, now_us) is not None}
+        scopes = [claim.scope for claim in claims.values()]
+        live = select(KEYS.c.scope).where(KEYS.c.scope.in_(scopes), KEYS.c.expires_us > now_us)
+        held = set(connection.execute(live).scalars())
+        if self._keys_max - self._count < len(claims):
+            self._count = self._counted(connection)  # other writers of the database add and prune too
         free = self._keys_max - self._count
         failed: dict[str, PolicydError] = {}
         for entry_id, claim in claims.items():
             if claim.scope in held:
-                failed[entry_id] = KeyInProgress("another request with this key was recorded just before")
+                failed[entry_id] = KeyInProgress(_JUST_BEFORE)
             elif free <= 0:
                 failed[entry_id] = Overloaded(
                     f"{self._keys_max} idempotency keys are kept, the most that api.idempotency_keys_max admits"
@@ -86,16 +93,27 @@ class KeyRows:
                 free -= 1
         return failed
 
-    def keep(self, connection: Connection, claims: Mapping[str, Claim]) -> None:
-        """Write the rows of entries that were appended in this transaction."""
+    def keep(self, connection: Connection, claims: Mapping[str, Claim]) -> dict[str, PolicydError]:
+        """Write the rows of entries that are appended in this transaction, and tell which came too late.
+
+        Another writer of the database may be using the same key at this moment: whoever writes the row second waits for
+        the first, and is refused. Rows are written in one order, so that no two writers wait for each other.
+        """
+        if not claims:
+            return {}
         scopes = [claim.scope for claim in claims.values()]
-        gone = connection.execute(delete(KEYS).where(KEYS.c.scope.in_(scopes))).rowcount
+        gone = connection.execute(
+            delete(KEYS).where(KEYS.c.scope.in_(scopes), KEYS.c.expires_us <= _now(claims))
+        ).rowcount
         rows = [
             {"scope": claim.scope, "request": claim.request, "decision": entry_id, "expires_us": claim.expires_us}
-            for entry_id, claim in claims.items()
+            for entry_id, claim in sorted(claims.items(), key=lambda pair: pair[1].scope)
         ]
-        connection.execute(insert(KEYS), rows)
-        self._count += len(rows) - gone
+        insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+        adding = insert(KEYS).values(rows).on_conflict_do_nothing().returning(KEYS.c.scope)
+        added = set(connection.execute(adding).scalars())
+        self._count += len(added) - gone
+        return {name: KeyInProgress(_JUST_BEFORE) for name, claim in claims.items() if claim.scope not in added}
 
     def recount(self, connection: Connection) -> None:
         """After a rollback, what was counted did not happen."""
@@ -104,6 +122,10 @@ class KeyRows:
     def _prune(self, connection: Connection, now_us: int) -> None:
         oldest = select(KEYS.c.scope).where(KEYS.c.expires_us <= now_us).order_by(KEYS.c.expires_us).limit(PRUNED_MAX)
         self._count -= connection.execute(delete(KEYS).where(KEYS.c.scope.in_(oldest))).rowcount
+
+
+def _now(claims: Mapping[str, Claim]) -> int:
+    return max(claim.now_us for claim in claims.values())
 
 
 def found(connection: Connection, scope: bytes, now_us: int) -> Kept | None:

@@ -7,8 +7,6 @@ become ``policyd.errors``.
 from __future__ import annotations
 
 import asyncio
-import sqlite3
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeVar, get_args
 
@@ -17,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from audit import query, report, store
-from audit.errors import AuditFailure, QueryInvalid
+from audit.errors import AuditFailure, QueryInvalid, SearchTooSlow
 from audit.query import DECISION_KINDS, LIMIT_DEFAULT, Owner, Page, Record, Within
 from audit.record import Kind
 from policyd.core.fleet import Level
@@ -35,7 +33,6 @@ WORDS: Final[Mapping[str, tuple[str, ...]]] = {
     "classification": get_args(Level),
 }
 """The filters whose words are fixed."""
-_STEPS_BETWEEN_CLOCKS: Final = 10_000
 
 
 class LogReader:
@@ -47,13 +44,14 @@ class LogReader:
 
     def __init__(self, directory: DataDirectory, *, deadline_ms: int = SEARCH_DEADLINE_MS) -> None:
         self._deadline_ms = deadline_ms
-        if not directory.log_path.exists():
+        self._store = directory.store
+        if not self._store.exists():
             raise AuditError(
                 f"there is no log in {directory.path}",
                 remedy="name the directory of the log with --data-dir; the first decision makes a log",
             )
         try:
-            self._engine = store.open_sqlite_reader(directory.log_path)
+            self._engine = self._store.open_reader()
         except AuditFailure as error:
             raise AuditError(f"the log cannot be read: {error}") from error
 
@@ -134,9 +132,9 @@ class LogReader:
         """What an idempotency key was used for, if it was and that has not expired."""
         return await self._read(lambda connection: found(connection, scope, now_us))
 
-    async def origin(self) -> str:
-        """The name of the log."""
-        return await self._read(store.origin)
+    async def origins(self) -> tuple[str, ...]:
+        """The names of the logs that this reads: of a file one, of a database one for each writer there has been."""
+        return await self._read(store.origins)
 
     async def close(self) -> None:
         """Close every connection."""
@@ -147,22 +145,17 @@ class LogReader:
 
     def _read_now(self, read: Callable[[Connection], T]) -> T:
         try:
-            with self._engine.connect() as connection:
-                stop_watching = _watch(connection, self._deadline_ms)
-                try:
-                    return read(connection)
-                finally:
-                    stop_watching()
+            with self._engine.connect() as connection, self._store.deadline(connection, self._deadline_ms):
+                return read(connection)
         except QueryInvalid as error:
             raise RequestError(str(error), findings=[Finding(error.field, error.message)]) from error
+        except SearchTooSlow as error:
+            raise AuditError(str(error), remedy="narrow the search by from and to, or by tenant") from error
         except AuditFailure as error:
             raise AuditError(f"the log is damaged: {error}", remedy="restore the log from a backup") from error
         except PoolTimeout as error:
             raise Overloaded("too many searches of the log at once") from error
         except DBAPIError as error:
-            if isinstance(error.orig, sqlite3.OperationalError) and str(error.orig) == "interrupted":
-                remedy = "narrow the search by from and to, or by tenant"
-                raise AuditError(f"the search took longer than {self._deadline_ms} ms", remedy=remedy) from error
             raise AuditError(f"the log cannot be read: {error.orig}") from error
 
 
@@ -181,12 +174,3 @@ def _check_words(filters: Mapping[str, str]) -> None:
         if word is not None and word not in words:
             message = f"{word!r} is none of {', '.join(words)}"
             raise RequestError(f"{field}: {message}", findings=[Finding(field, message)])
-
-
-def _watch(connection: Connection, deadline_ms: int) -> Callable[[], None]:
-    """Stop the database when the deadline has passed: nothing else ends a statement that is running."""
-    handle = connection.connection.driver_connection
-    assert isinstance(handle, sqlite3.Connection)
-    ends = time.monotonic() + deadline_ms / 1_000
-    handle.set_progress_handler(lambda: int(time.monotonic() > ends), _STEPS_BETWEEN_CLOCKS)
-    return lambda: handle.set_progress_handler(None, 0)

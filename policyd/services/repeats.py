@@ -96,11 +96,11 @@ class Repeats:
             return None
         if kept.request != digest:
             raise _reused()
-        replayed = await replay(self.reader, self.decisions.origin, kept.decision)
+        replayed = await replay(self.reader, kept.decision)
         if replayed.made is None:
             raise AuditError(f"the entry {kept.decision} that a key was used for is no decision")
         record = replayed.record
-        position = {"log": self.decisions.origin, "index": record.index, "leaf_hash": record.leaf_hash.hex()}
+        position = {"log": record.origin, "index": record.index, "leaf_hash": record.leaf_hash.hex()}
         return Answered(kept.decision, replayed.made, answer_pieces(replayed.made, position))
 
 

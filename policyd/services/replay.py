@@ -37,24 +37,23 @@ class Replayed:
     record: Record
     body: dict[str, Any]
     made: Made | None
-    origin: str
 
     def to_json(self) -> dict[str, Any]:
         """The answer as it was given; for an entry that brought no decision, its body."""
-        position = {"log": self.origin, "index": self.record.index, "leaf_hash": self.record.leaf_hash.hex()}
+        position = {"log": self.record.origin, "index": self.record.index, "leaf_hash": self.record.leaf_hash.hex()}
         if self.made is None:
             return {**{k: v for k, v in self.body.items() if k not in ("salt", "v")}, "audit": position}
         return answer_json(self.made, position)
 
 
-async def replay(log: Blobs, origin: str, entry_id: str) -> Replayed:
+async def replay(log: Blobs, entry_id: str) -> Replayed:
     """The decision of that id. Raises ``NotFound``, and ``AuditError`` when record, sheet or facts disagree."""
     record = await log.by_id(entry_id)
     if record.kind == "revision":
         raise NotFound(f"{entry_id} is the activation of a revision, not a decision")
     body = orjson.loads(record.body)
     if record.kind != "decision":
-        return Replayed(record, body, None, origin)
+        return Replayed(record, body, None)
     sheet = sheet_from_content(await log.blob(body["sheet"]))
     facts = facts_from_json(orjson.loads(await log.blob(body["facts"])), body["facts"])
     workload = workload_from_record(body["workload"])
@@ -73,7 +72,7 @@ async def replay(log: Blobs, origin: str, entry_id: str) -> Replayed:
         mode=body["mode"],
     )
     _compare(body, made)
-    return Replayed(record, body, made, origin)
+    return Replayed(record, body, made)
 
 
 def _revisions(body: dict[str, Any], sheet: Sheet) -> Revisions:

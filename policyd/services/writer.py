@@ -21,12 +21,10 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Final, Protocol
 
-from sqlalchemy import Connection, Engine
-
-from audit import store
-from audit.errors import AuditFailure
+from audit.errors import AuditFailure, LogLocked
 from audit.store import Durability
-from policyd.errors import AuditError
+from audit.stores import OpenLog
+from policyd.errors import AuditError, AuditLocked, PolicydError
 from policyd.services.checkpoints import LogFiles, audit_error
 from policyd.services.commit import Batch, Commit, Outcome
 from policyd.services.data_directory import DataDirectory
@@ -70,8 +68,7 @@ class Writer:
         self._stopping = threading.Event()
         self._loop = asyncio.get_running_loop()
         self._thread: threading.Thread | None = None
-        self._engine: Engine | None = None
-        self._connection: Connection | None = None
+        self._log: OpenLog | None = None
         self._commit: Commit | None = None
         self._created = False
         self._answered_entries = 0
@@ -136,15 +133,12 @@ class Writer:
 
     def _open(self) -> None:
         """Open the log and check that nothing which was answered is missing; only the first time may it be created."""
-        path, limits = self._directory.log_path, self._limits
+        limits = self._limits
         try:
-            self._engine = store.open_sqlite(path, self._durability, origin=None if self._created else self.origin)
-            self._connection = self._engine.connect()
+            self._log = self._directory.store.open_writer(self._durability, None if self._created else self.origin)
             files = LogFiles.within(self._directory.path)
-            self._commit = Commit(
-                self._connection, path, files, keys_max=limits.keys_max, answered_entries=self._answered_entries
-            )
-            self.origin = self._commit.origin
+            self._commit = Commit(self._log, files, keys_max=limits.keys_max, answered_entries=self._answered_entries)
+            self.origin = self._log.origin
             self.entries_total = self._commit.entries_total
             self._created = True
         except BaseException:
@@ -152,15 +146,9 @@ class Writer:
             raise
 
     def _shut(self) -> None:
-        connection, engine = self._connection, self._engine
-        self._connection = self._engine = self._commit = None
-        # Closing a handle that failed may fail again; it is not used any more, so that changes nothing.
-        with contextlib.suppress(Exception):
-            if connection is not None:
-                connection.close()
-        with contextlib.suppress(Exception):
-            if engine is not None:
-                engine.dispose()
+        log, self._log, self._commit = self._log, None, None
+        if log is not None:
+            log.close()
 
     def _write(self, batch: Batch) -> list[Outcome]:
         assert self._commit is not None
@@ -204,7 +192,9 @@ class Writer:
             self._loop.call_soon_threadsafe(callback, *arguments)
 
 
-def _as_audit_error(what: str, error: Exception) -> AuditError:
+def _as_audit_error(what: str, error: Exception) -> PolicydError:
+    if isinstance(error, LogLocked):
+        return AuditLocked(f"{what}: {error}")
     if isinstance(error, AuditFailure):
         return audit_error(what, error)
     cause = getattr(error, "orig", None) or error
@@ -216,6 +206,6 @@ def _succeed(opened: asyncio.Future[None]) -> None:
         opened.set_result(None)
 
 
-def _fail(opened: asyncio.Future[None], error: AuditError) -> None:
+def _fail(opened: asyncio.Future[None], error: PolicydError) -> None:
     if not opened.done():
         opened.set_exception(error)

@@ -284,7 +284,7 @@ def test_reading_goes_on_while_entries_are_written(tmp_path: Path) -> None:
         async with committing(tmp_path) as (directory, committer):
             await committer.submit(entry(0, Search(tenant="acme")))
             reader = await LogReader.open(directory)
-            assert await reader.origin() == committer.origin
+            assert (await reader.by_id(entry(0).id)).origin == committer.origin
 
             async def write() -> None:
                 for start in range(1, 401, 20):

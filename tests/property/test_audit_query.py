@@ -15,7 +15,7 @@ from audit import query, store
 from audit.errors import QueryInvalid
 from audit.query import FILTERS, WORD_FILTERS
 from audit.record import KINDS, SHEET_TERM_FIELDS, TERM_FIELDS, Blob, Entry, Search
-from audit.tables import META, TABLES
+from audit.tables import LOG, META, TABLES
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 VALUES: Final = ("a", "b", "DE", "é\x00'\"%_;--", "1", "A", "a ", "\U0001f512")
@@ -94,6 +94,8 @@ def model(entries: list[Entry], kept: dict[str, Blob], filters: dict[str, str]) 
 def empty_log() -> Engine:
     engine = create_engine("sqlite://", poolclass=StaticPool)
     META.metadata.create_all(engine, tables=TABLES)
+    with engine.begin() as connection:
+        connection.execute(LOG.insert(), {"number": 0, "origin": "test/log"})
     return engine
 
 

@@ -90,6 +90,6 @@ def test_facts(fleet: Fleet) -> None:
 
 
 def test_the_newest_entry_of_no_log(tmp_path: Path) -> None:
-    assert asyncio.run(doctor.newest_entry_us(tmp_path)) is None
+    assert asyncio.run(doctor.newest_entry_us(DataDirectory(tmp_path))) is None
     (tmp_path / "audit.sqlite").write_bytes(b"no database")
-    assert asyncio.run(doctor.newest_entry_us(tmp_path)) is None
+    assert asyncio.run(doctor.newest_entry_us(DataDirectory(tmp_path))) is None
