@@ -11,6 +11,7 @@ imports no part of the server, so that a program that only asks stays small.
 from policyd.client.clients import AsyncClient, Client
 from policyd.client.documents import (
     Asked,
+    BreakEven,
     Decision,
     Entry,
     Evaluation,
@@ -21,14 +22,19 @@ from policyd.client.documents import (
     Overrides,
     Page,
     Pool,
+    PoolQuestion,
+    PoolSearch,
     Readiness,
+    Semantic,
     Simulation,
+    Traffic,
     Workload,
 )
 
 __all__ = [
     "Asked",
     "AsyncClient",
+    "BreakEven",
     "Client",
     "Decision",
     "Entry",
@@ -40,7 +46,11 @@ __all__ = [
     "Overrides",
     "Page",
     "Pool",
+    "PoolQuestion",
+    "PoolSearch",
     "Readiness",
+    "Semantic",
     "Simulation",
+    "Traffic",
     "Workload",
 ]

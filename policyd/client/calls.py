@@ -15,9 +15,9 @@ import orjson
 
 from policyd.client.documents import (
     Asked,
+    BreakEven,
     Decision,
     Entry,
-    Evaluation,
     Filters,
     Fleet,
     Json,
@@ -28,6 +28,7 @@ from policyd.client.documents import (
     Pool,
     Readiness,
     Simulation,
+    Traffic,
     Workload,
 )
 from policyd.client.problems import error_from, error_of, json_of
@@ -99,11 +100,11 @@ def decide(
     workload: Workload, options: Options | None, idempotency_key: str | None, request_id: str | None
 ) -> Call[Decision]:
     """``POST /v1/decisions``."""
-    content = _encoded({"workload": workload, "options": options or {}})
-    headers = _headers(idempotency_key=idempotency_key, request_id=request_id)
+    content = encoded({"workload": workload, "options": options or {}})
+    sent = headers(idempotency_key=idempotency_key, request_id=request_id)
     return Call(
         "POST", "/v1/decisions", _decision, "decision",
-        content=content, headers=headers, repeatable=idempotency_key is not None,
+        content=content, headers=sent, repeatable=idempotency_key is not None,
     )  # fmt: skip
 
 
@@ -122,8 +123,8 @@ def decide_batch(
 
     return Call(
         "POST", "/v1/decisions/batch", read, f"batch of {len(requests)} decisions",
-        content=_encoded({"requests": list(requests)}),
-        headers=_headers(idempotency_key=idempotency_key, request_id=request_id),
+        content=encoded({"requests": list(requests)}),
+        headers=headers(idempotency_key=idempotency_key, request_id=request_id),
         repeatable=idempotency_key is not None,
     )  # fmt: skip
 
@@ -135,24 +136,14 @@ def simulate(requests: Sequence[Asked], overrides: Overrides) -> Call[Simulation
         found = _simulation(json_of(body))
         return found if found is not None and len(found["items"]) == len(requests) else None
 
-    content = _encoded({"requests": list(requests), "overrides": overrides})
+    content = encoded({"requests": list(requests), "overrides": overrides})
     return Call("POST", "/v1/simulations", read, f"simulation of {len(requests)} workloads", content=content)
 
 
-def evaluate(tenant: str, pool_id: str, workload: Workload, request_id: str | None) -> Call[Evaluation]:
-    """``POST /access/v1/evaluation`` of AuthZEN: a decision like any other, so it is sent once."""
-    document = {
-        "subject": {"type": "tenant", "id": tenant},
-        "action": {"name": "place"},
-        "resource": {"type": "pool", "id": pool_id},
-        "context": workload,
-    }
-    read = _with(Evaluation, decision=bool)
-    headers = _headers(request_id=request_id)
-    return Call(
-        "POST", "/access/v1/evaluation", read, "evaluation",
-        content=_encoded(document), headers=headers, repeatable=False,
-    )  # fmt: skip
+def break_even(asked: Traffic) -> Call[BreakEven]:
+    """``POST /v1/break-even``: nothing is recorded, so it may be repeated."""
+    read = _with(BreakEven, model=str, pools=list, crossings=list, cheapest=list)
+    return Call("POST", "/v1/break-even", read, "comparison", content=encoded(asked))
 
 
 def search(filters: Filters | None, cursor: str | None, limit: int) -> Call[Page[Entry]]:
@@ -222,14 +213,16 @@ def live() -> Call[bool]:
     return Call("GET", "/livez", lambda body: json_of(body) == {"alive": True} or None, "sign of life")
 
 
-def _encoded(document: Any) -> bytes:
+def encoded(document: Any) -> bytes:
+    """The body of a request. Raises ``RequestError``."""
     try:
         return orjson.dumps(document)
     except (TypeError, orjson.JSONEncodeError) as error:
         raise RequestError(f"the request is not JSON: {error}") from None
 
 
-def _headers(**given: str | None) -> dict[str, str]:
+def headers(**given: str | None) -> dict[str, str]:
+    """The headers that a caller chose. Raises ``RequestError`` for what no header may hold."""
     names = {"idempotency_key": "Idempotency-Key", "request_id": "X-Request-ID"}
     found = {names[name]: value for name, value in given.items() if value is not None}
     for name, value in found.items():
@@ -252,11 +245,13 @@ def _segment(name: str) -> str:
 def _with(document: type[Found], **kinds: type) -> Callable[[bytes], Found | None]:
     """Reads an object that has these fields of these kinds; the others are the server's to choose."""
 
-    shaped = _fields(document, **kinds)
+    shaped = fields(document, **kinds)
     return lambda body: shaped(json_of(body))
 
 
-def _fields(document: type[Found], **kinds: type) -> Callable[[Any], Found | None]:
+def fields(document: type[Found], **kinds: type) -> Callable[[Any], Found | None]:
+    """As ``_with``, of a value."""
+
     def read(found: Any) -> Found | None:
         if isinstance(found, dict) and all(type(found.get(name)) is kind for name, kind in kinds.items()):
             return cast("Found", found)
@@ -265,8 +260,8 @@ def _fields(document: type[Found], **kinds: type) -> Callable[[Any], Found | Non
     return read
 
 
-_shaped: Final = _fields(Decision, id=str, outcome=str, valid_until=str, ranked=list, rejected=list)
-_simulation: Final = _fields(Simulation, items=list, no_pool_left=list)
+_shaped: Final = fields(Decision, id=str, outcome=str, valid_until=str, ranked=list, rejected=list)
+_simulation: Final = fields(Simulation, items=list, no_pool_left=list)
 _entry: Final[Callable[[bytes], Json | None]] = _with(dict, id=str, kind=str, outcome=str)
 
 

@@ -12,11 +12,12 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, TypeVar, Unpack
 
-from policyd.client import calls
+from policyd.client import authzen_calls, calls
 from policyd.client.calls import Call, Listing, Reply
 from policyd.client.connections import Attempts, Body, Connection, Given, broken_off
 from policyd.client.documents import (
     Asked,
+    BreakEven,
     Decision,
     Entry,
     Evaluation,
@@ -28,8 +29,12 @@ from policyd.client.documents import (
     Overrides,
     Page,
     Pool,
+    PoolQuestion,
+    PoolSearch,
     Readiness,
+    Semantic,
     Simulation,
+    Traffic,
     Workload,
 )
 from policyd.errors import PolicydError
@@ -38,6 +43,7 @@ Found = TypeVar("Found")
 Item = TypeVar("Item")
 
 PAGE_LIMIT: Final = 100
+POOLS_LIMIT: Final = 1_000
 
 
 class Client:
@@ -107,7 +113,34 @@ class Client:
 
     def evaluate(self, tenant: str, pool_id: str, workload: Workload, *, request_id: str | None = None) -> Evaluation:
         """AuthZEN: whether this pool may take the tenant's workload. Each evaluation is a recorded decision."""
-        return self.send(calls.evaluate(tenant, pool_id, workload, request_id))
+        return self.send(authzen_calls.evaluate(tenant, pool_id, workload, request_id))
+
+    def evaluate_many(
+        self,
+        tenant: str,
+        questions: Sequence[PoolQuestion],
+        *,
+        semantic: Semantic = "execute_all",
+        request_id: str | None = None,
+    ) -> list[Evaluation]:
+        """AuthZEN: several evaluations in order, up to the one that ends the semantic."""
+        return self.send(authzen_calls.evaluate_many(tenant, questions, semantic, request_id))
+
+    def search_pools(
+        self,
+        tenant: str,
+        workload: Workload,
+        *,
+        limit: int = POOLS_LIMIT,
+        token: str | None = None,
+        request_id: str | None = None,
+    ) -> PoolSearch:
+        """AuthZEN: the pools that may take the tenant's workload, best first. Each page is a recorded decision."""
+        return self.send(authzen_calls.search_pools(tenant, workload, limit, token, request_id))
+
+    def break_even(self, asked: Traffic) -> BreakEven:
+        """What a month costs on pools of each form of price, and from which rate which is cheapest."""
+        return self.send(calls.break_even(asked))
 
     def search(self, filters: Filters | None = None, *, page_limit: int = PAGE_LIMIT) -> Iterator[Entry]:
         """Every entry of the log that matches all filters, newest first, page by page as they are read."""
@@ -236,7 +269,34 @@ class AsyncClient:
         self, tenant: str, pool_id: str, workload: Workload, *, request_id: str | None = None
     ) -> Evaluation:
         """AuthZEN: whether this pool may take the tenant's workload. Each evaluation is a recorded decision."""
-        return await self.send(calls.evaluate(tenant, pool_id, workload, request_id))
+        return await self.send(authzen_calls.evaluate(tenant, pool_id, workload, request_id))
+
+    async def evaluate_many(
+        self,
+        tenant: str,
+        questions: Sequence[PoolQuestion],
+        *,
+        semantic: Semantic = "execute_all",
+        request_id: str | None = None,
+    ) -> list[Evaluation]:
+        """AuthZEN: several evaluations in order, up to the one that ends the semantic."""
+        return await self.send(authzen_calls.evaluate_many(tenant, questions, semantic, request_id))
+
+    async def search_pools(
+        self,
+        tenant: str,
+        workload: Workload,
+        *,
+        limit: int = POOLS_LIMIT,
+        token: str | None = None,
+        request_id: str | None = None,
+    ) -> PoolSearch:
+        """AuthZEN: the pools that may take the tenant's workload, best first. Each page is a recorded decision."""
+        return await self.send(authzen_calls.search_pools(tenant, workload, limit, token, request_id))
+
+    async def break_even(self, asked: Traffic) -> BreakEven:
+        """What a month costs on pools of each form of price, and from which rate which is cheapest."""
+        return await self.send(calls.break_even(asked))
 
     def search(self, filters: Filters | None = None, *, page_limit: int = PAGE_LIMIT) -> AsyncIterator[Entry]:
         """Every entry of the log that matches all filters, newest first, page by page as they are read."""

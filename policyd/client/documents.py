@@ -221,6 +221,53 @@ class Evaluation(TypedDict):
     context: Json
 
 
+class PoolQuestion(TypedDict):
+    """One question of several evaluations: may this pool take this workload."""
+
+    pool: str
+    workload: Workload
+
+
+Semantic = Literal["execute_all", "deny_on_first_deny", "permit_on_first_permit"]
+"""Whether all questions are answered, or those up to the first of an answer."""
+
+
+class PoolSearch(TypedDict):
+    """A page of the pools of which an evaluation says true, best first: ``results`` with ``id`` each; ``page`` has
+    ``next_token`` (empty at the end) and ``total``."""
+
+    results: list[Json]
+    page: Json
+    context: Json
+
+
+class Traffic(TypedDict, total=False):
+    """What is compared: a model or a workload, and how much is asked for unless the workload says it."""
+
+    model: str
+    workload: Workload
+    requests_per_hour: int
+    hourly: list[int]
+    input_tokens: int
+    output_tokens: int
+    pools: list[str]
+    elastic: bool
+
+
+class BreakEven(TypedDict):
+    """Costs of a month by pool, where the best of each kind cross, and the cheapest by rate; money in micro-USD."""
+
+    model: str
+    traffic: Json
+    compared_up_to_requests_per_hour: int
+    pools: list[Json]
+    crossings: list[Json]
+    cheapest: list[Json]
+    cheapest_with_paid_hardware: list[Json]
+    unpriced: list[Json]
+    fleet: Revision
+
+
 class Page(TypedDict, Generic[Item]):
     """A page of a list; ``next`` continues it, and is None on the last one."""
 

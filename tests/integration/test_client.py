@@ -139,6 +139,45 @@ def test_an_evaluation_is_a_recorded_decision(ask: Ask, bank_chat: dict[str, Any
     assert ask("evaluate", "eu-bank", "no-such-pool", workload)["decision"] is False
 
 
+def test_several_evaluations_in_order(ask: Ask, bank_chat: dict[str, Any]) -> None:
+    workload = {name: value for name, value in bank_chat["workload"].items() if name != "tenant"}
+    first = ask("decide", bank_chat["workload"])["ranked"][0]["pool"]
+    questions = [{"pool": pool, "workload": workload} for pool in ("no-such-pool", first, "aws-us-east-1-h100")]
+    for semantic, expected in (
+        ("execute_all", [False, True, False]),
+        ("deny_on_first_deny", [False]),
+        ("permit_on_first_permit", [False, True]),
+    ):
+        found = ask("evaluate_many", "eu-bank", questions, semantic=semantic, request_id="evaluated-many")
+        assert [answer["decision"] for answer in found] == expected
+    assert ask("record", found[1]["context"]["id"])["request_id"] == "evaluated-many"
+    with pytest.raises(RequestError, match="nothing to evaluate"):
+        ask("evaluate_many", "eu-bank", [])
+
+
+def test_a_search_for_pools_finds_what_evaluations_permit(ask: Ask, bank_chat: dict[str, Any]) -> None:
+    workload = {name: value for name, value in bank_chat["workload"].items() if name != "tenant"}
+    ranked = [entry["pool"] for entry in ask("decide", bank_chat["workload"], {"limit": 1_000})["ranked"]]
+    whole = ask("search_pools", "eu-bank", workload)
+    assert [pool["id"] for pool in whole["results"]] == ranked
+    assert whole["page"]["next_token"] == ""
+    pages = [ask("search_pools", "eu-bank", workload, limit=2, request_id="searched")]
+    while token := pages[-1]["page"]["next_token"]:
+        pages.append(ask("search_pools", "eu-bank", workload, limit=2, token=token))
+    assert [pool["id"] for page in pages for pool in page["results"]] == ranked
+    assert ask("record", pages[0]["context"]["id"])["request_id"] == "searched"
+
+
+def test_a_comparison_says_what_is_cheapest(ask: Ask, bank_chat: dict[str, Any]) -> None:
+    found = ask("break_even", {"model": "llama-3.1-70b-instruct", "requests_per_hour": 3_000})
+    assert found["cheapest"][0]["pool"] in [line["pool"] for line in found["pools"]]
+    assert any(line["micro_usd_per_month"] > 0 for line in found["pools"])
+    permitted = ask("break_even", {"workload": bank_chat["workload"]})
+    assert len(permitted["pools"]) < len(found["pools"])
+    with pytest.raises(RequestError):
+        ask("break_even", {})
+
+
 def test_a_search_reads_every_page(ask: Ask, bank_chat: dict[str, Any]) -> None:
     made = [ask("decide", bank_chat["workload"], request_id="paged")["id"] for _ in range(5)]
     found = ask("search", {"request_id": "paged", "outcome": "allow"}, page_limit=2)
@@ -219,7 +258,8 @@ def test_the_import_brings_no_part_of_the_server() -> None:
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     ours = [name for name in loaded if name.split(".")[0] in ("policyd", "audit", "connectors")]
     assert ours == [
-        "policyd", "policyd.client", "policyd.client.calls", "policyd.client.clients", "policyd.client.connections",
+        "policyd", "policyd.client", "policyd.client.authzen_calls", "policyd.client.calls", "policyd.client.clients",
+        "policyd.client.connections",
         "policyd.client.documents", "policyd.client.problems", "policyd.errors",
     ]  # fmt: skip
     assert not {

@@ -232,6 +232,31 @@ def test_only_a_true_is_a_true(asking: Any, body: bytes) -> None:
     assert len([heard for heard in server.heard if b"/access/v1/evaluation" in heard]) == 1
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{}",
+        b'{"evaluations": []}',
+        b'{"evaluations": [{"decision": true}]}',
+        b'{"evaluations": [{"decision": true}, {"decision": 1}]}',
+        b'{"evaluations": [{"decision": true}, {"decision": true}, {"decision": true}]}',
+        b'{"results": [], "pools": []}',
+        b'{"results": ["a-pool"], "page": {}}',
+        b'{"results": [{"id": 1}], "page": {}}',
+    ],
+)
+def test_only_what_was_asked_is_an_answer(asking: Any, body: bytes) -> None:
+    questions = [{"pool": "a-pool", "workload": {"model": "x"}}] * 2
+    with stranger(saying(answer(200, JSON, body))) as server:
+        for ask in asking(server.address, attempts_max=3):
+            with pytest.raises(ServerUnreachable, match="no list of 2 evaluations"):
+                ask("evaluate_many", "eu-bank", questions)
+            with pytest.raises(ServerUnreachable, match="no search for pools"):
+                ask("search_pools", "eu-bank", {"model": "x"})
+            with pytest.raises(ServerUnreachable, match="no comparison"):
+                ask("break_even", {"model": "x"})
+
+
 def test_a_renewed_token_is_used_and_never_told(asking: Any, tmp_path: Path) -> None:
     file = tmp_path / "token"
     with stranger(saying(answer(401, "text/plain", b"no"))) as server:
