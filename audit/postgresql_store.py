@@ -36,6 +36,7 @@ COMMITS: Final[dict[Durability, str]] = {"power_safe": "on", "process_safe": "of
 OPENING_LOCK: Final = -2
 CONNECT_TIMEOUT_S: Final = 5
 LOCK_TIMEOUT_MS: Final = 5_000
+PATIENCE_MS: Final = 1_000
 QUIET_MAX_S: Final = 10
 READERS_MAX: Final = 4
 NAME_MAX_BYTES: Final = 1_024
@@ -201,8 +202,12 @@ def _check_server(connection: Connection, durability: Durability) -> None:
 
 
 def _lock(connection: Connection, number: int, name: str) -> None:
-    """For as long as the session lives. A session of ours that was cut off keeps it until the server has noticed."""
-    with connection.begin():
-        got = connection.exec_driver_sql(f"SELECT pg_try_advisory_lock({LOCKS}, {number})").scalar()
-    if not got:
-        raise LogLocked(f"another session writes the log {name}")
+    """For as long as the session lives. One that was cut off keeps it until the server has noticed, so wait a while."""
+    try:
+        with connection.begin():
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = {PATIENCE_MS}")
+            connection.exec_driver_sql(f"SELECT pg_advisory_lock({LOCKS}, {number})")
+    except DBAPIError as error:
+        if isinstance(error.orig, psycopg.errors.LockNotAvailable):
+            raise LogLocked(f"another session writes the log {name}") from error
+        raise
