@@ -5,6 +5,9 @@
     store.py    opening a log, checking it, appending to it
     query.py    searching it, and reading single records and blobs
     report.py   counting it
+    entries.py  reading it from front to back
+    ocsf.py     an entry as an event of OCSF
+    parquet.py  entries as Parquet files
     tree.py     the Merkle tree: root, right edge, proofs and their verification
     note.py     signed notes and their keys
     checkpoint.py  how much of a log there is, signed

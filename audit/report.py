@@ -16,19 +16,19 @@ It refuses: unknown dimensions, two dimensions with several values in one table,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import product
 from typing import Any, Final
 
 from sqlalchemy import Connection, Row, func, select, tuple_
 
+from audit.entries import numbered_origins, parts, texts
 from audit.errors import LogCorrupt, QueryInvalid
 from audit.query import DECISION_KINDS, WORD_FILTERS, Within, matching
 from audit.record import TERM_FIELDS, leaf_hash
-from audit.store import ROWS_PER_STATEMENT_MAX
-from audit.tables import BODY, ENTRY, SHEET_TERM, WORD, has_body
+from audit.tables import BODY, ENTRY, INDEX_BITS, SHEET_TERM, has_body, index_of
 
 WORD_DIMENSIONS: Final = tuple(name for name in WORD_FILTERS if name != "principal")
 """Columns that entries are counted by. Who asked is personal, and no row of a report."""
@@ -104,18 +104,22 @@ class FirstUse:
     """The first allowed decision of a tenant for a version of a model in an environment, and how many there were."""
 
     key: UseKey
+    log: str
     index: int
     id: bytes
     time_us: int
     entries: int
 
+    def precedes(self, other: FirstUse) -> bool:
+        """Whether it came before: by the order of the log, and between logs by time."""
+        return self.index < other.index if self.log == other.log else self.time_us < other.time_us
+
     def earlier(self, other: FirstUse | None) -> FirstUse:
         """Both together: the earlier one, with the entries of both."""
         if other is None:
             return self
-        first = min(self, other, key=lambda use: use.index)
-        entries = self.entries + other.entries
-        return FirstUse(first.key, first.index, first.id, first.time_us, entries)
+        first = other if other.precedes(self) else self
+        return replace(first, entries=self.entries + other.entries)
 
 
 def check_rows(rows: int, rows_max: int) -> None:
@@ -213,16 +217,13 @@ def first_uses(
     firsts = grouped.where(*conditions).group_by(*columns).subquery()
     query = select(firsts, ENTRY.c.id, ENTRY.c.time_us).join(ENTRY, ENTRY.c.index == firsts.c.first)
     rows = connection.execute(query).all()
-    texts = _texts(connection, {number for row in rows for number in row[: len(names)]})
+    words = texts(connection, {number for row in rows for number in row[: len(names)]})
+    logs = numbered_origins(connection)
     found = [
         FirstUse(
-            (
-                texts.get(row.tenant),
-                texts.get(row.model),
-                texts.get(row.model_version),
-                texts.get(row.environment),
-            ),
-            row.first,
+            (words.get(row.tenant), words.get(row.model), words.get(row.model_version), words.get(row.environment)),
+            logs[row.first >> INDEX_BITS],
+            index_of(row.first),
             row.id,
             row.time_us,
             row.entries,
@@ -240,14 +241,14 @@ class _Words:
         numbers = {getattr(row, name) for row in rows for name in names}
         self._rules: dict[int, list[int]] = {}
         sheets = {row.sheet for row in rows if row.sheet is not None} if rules else set()
-        for part in _parts(sorted(sheets)):
+        for part in parts(sorted(sheets)):
             query = select(SHEET_TERM.c.sheet, SHEET_TERM.c.value).where(
                 SHEET_TERM.c.field == _RULE, SHEET_TERM.c.sheet.in_(part)
             )
             for sheet, value in connection.execute(query):
                 self._rules.setdefault(sheet, []).append(value)
                 numbers.add(value)
-        self._texts = _texts(connection, numbers)
+        self._texts = texts(connection, numbers)
 
     def values(self, row: Row[Any]) -> dict[str, Sequence[str | None]]:
         """What the columns of a row say, and its days."""
@@ -262,11 +263,11 @@ class _Words:
 
 def _told(row: Row[Any], read: Callable[[bytes], Told]) -> Told:
     if not isinstance(row.body, bytes) or leaf_hash(row.body) != row.leaf_hash:
-        raise LogCorrupt("the body is not what was recorded", index=row.place)
+        raise LogCorrupt("the body is not what was recorded", index=index_of(row.place))
     try:
         return read(row.body)
     except (ValueError, TypeError, LookupError) as error:
-        raise LogCorrupt(f"the body cannot be read: {error}", index=row.place) from error
+        raise LogCorrupt(f"the body cannot be read: {error}", index=index_of(row.place)) from error
 
 
 def _one(outcome: str | None, cost_micro_usd: int) -> Counts:
@@ -274,16 +275,3 @@ def _one(outcome: str | None, cost_micro_usd: int) -> Counts:
     if outcome in OUTCOMES:
         setattr(found, outcome, 1)
     return found
-
-
-def _texts(connection: Connection, numbers: Iterable[int | None]) -> dict[int | None, str]:
-    found: dict[int | None, str] = {}
-    for part in _parts(sorted({number for number in numbers if number is not None})):
-        query = select(WORD.c.number, WORD.c.text).where(WORD.c.number.in_(part))
-        found.update((row.number, row.text) for row in connection.execute(query))
-    return found
-
-
-def _parts(numbers: Sequence[int]) -> Iterable[Sequence[int]]:
-    for start in range(0, len(numbers), ROWS_PER_STATEMENT_MAX):
-        yield numbers[start : start + ROWS_PER_STATEMENT_MAX]

@@ -29,6 +29,7 @@
     ├── TimedOut               the request took longer than its deadline               503, exit 1
     ├── AuditError             the log cannot take or give a record                    503, exit 1
     │   ├── AuditLocked        another process writes this data directory              409, exit 1
+    │   ├── ExportFailed       a copy of the log stopped before its end                503, exit 1
     │   ├── AuditKeyUnusable   the signing key of the log is missing or wrong          503, exit 1
     │   └── AuditTampered      the log is not what was recorded and signed             503, exit 4
     │       ├── AuditRolledBack  the log is shorter than somebody has seen it          503, exit 4
@@ -301,6 +302,12 @@ class AuditLocked(AuditError):
     http_status = 409
     title = "Another process writes this data directory"
     remedy = "ask that process (--server), or use another --data-dir"
+
+
+class ExportFailed(AuditError):
+    code = "audit.export_failed"
+    title = "A copy of the decision log stopped before its end"
+    remedy = "remove the cause and continue with --from-index at the entry that is named; the log is untouched"
 
 
 class AuditKeyUnusable(AuditError):

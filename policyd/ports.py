@@ -125,6 +125,24 @@ class Entitlements(Protocol):
         """True when a row denies it to the subject or to a role that it has there."""
 
 
+@dataclass(frozen=True, slots=True)
+class CollectedEntry:
+    """What a collector is told of one entry of the decision log."""
+
+    kind: str
+    time_us: int
+    attributes: Mapping[str, str | int]
+    body: Mapping[str, Any]
+
+
+class Collector(Protocol):
+    """Takes entries of the log elsewhere. A batch has arrived when ``send`` returns, or is an ``ExportFailed``."""
+
+    def send(self, entries: Sequence[CollectedEntry]) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class FactSource(Protocol):
     """What changes by the minute: headroom, queue, health, spot prices, spent budgets."""
 

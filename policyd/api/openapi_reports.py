@@ -56,6 +56,7 @@ class FirstUseDocument(BaseModel):
     time_us: int
     time: str
     id: str
+    log: str
     index: int
     entries: int
 
@@ -84,6 +85,7 @@ _FIRST_USES_EXAMPLE: Final[dict[str, Any]] = {
             "time_us": 1795341600000000,
             "time": "2026-11-22T10:00:00.000000Z",
             "id": "01990000-0000-7000-8000-000000000000",
+            "log": "policyd/01990000-0000-7000-8000-000000000009",
             "index": 17,
             "entries": 1,
         }

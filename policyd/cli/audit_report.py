@@ -189,7 +189,7 @@ def _csv(document: Mapping[str, Any]) -> str:
     transitions = document.get("stage_transitions", [])
     names = [name for table in document["tables"] for name in table["by"]]
     if transitions:
-        names += ["tenant", "model", "model_version", "from", "to", "time", "id", "index"]
+        names += ["tenant", "model", "model_version", "from", "to", "time", "id", "log", "index"]
     rows = [{"by": "/".join(table["by"]), **row} for table in document["tables"] for row in table["rows"]]
     rows += [{"by": STAGE_TRANSITION, **item} for item in transitions]
     return csv_text(["by", *dict.fromkeys(names), *COUNTS], rows)

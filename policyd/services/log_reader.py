@@ -14,7 +14,8 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from audit import query, report, store
+from audit import entries, query, report, store, tree_store
+from audit.entries import Stored
 from audit.errors import AuditFailure, QueryInvalid, SearchTooSlow
 from audit.query import DECISION_KINDS, LIMIT_DEFAULT, Owner, Page, Record, Within
 from audit.record import Kind
@@ -113,6 +114,18 @@ class LogReader:
                 connection, tables, filters, read, after=after, rows_max=rows_max, within=within
             )
         )
+
+    async def logs(self) -> dict[int, str]:
+        """The names of the logs in the database, by their numbers."""
+        return await self._read(entries.numbered_origins)
+
+    async def size(self, log: int) -> int:
+        """How many entries a log has."""
+        return await self._read(lambda connection: tree_store.entries_of(connection, log))
+
+    async def entries(self, log: int, from_index: int, to_index: int) -> list[Stored]:
+        """One step of reading a log from front to back; see ``audit.entries``."""
+        return await self._read(lambda connection: entries.entries(connection, from_index, to_index, log=log))
 
     async def total(self, filters: Mapping[str, str], *, within: Sequence[Within] | None = None) -> int:
         """How many entries there are to count."""

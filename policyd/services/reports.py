@@ -23,6 +23,7 @@ from uuid import UUID
 import orjson
 
 from audit import report
+from audit.entries import facts_of
 from audit.errors import QueryInvalid
 from audit.query import Within, time_us_of
 from audit.record import INTEGER_MAX
@@ -85,16 +86,10 @@ def by_of(written: Iterable[str]) -> By:
 
 def read_body(body: bytes) -> Told:
     """What a record says of its first choice's cost, the rules of its own, its sources and its revisions."""
-    document = orjson.loads(body)
-    ranked = document.get("ranked") or ()
-    values = {
-        "rule": tuple(dict.fromkeys(rule for _, rule in document.get("refused_now", ()))),
-        "data_source": tuple(document.get("workload", {}).get("data", {}).get("sources", ())),
-    }
-    for name in ("policy", "fleet"):
-        revision = document.get(name)
-        values[f"{name}_digest"] = (revision[1],) if revision else ()
-    return Told(ranked[0][2] if ranked else 0, values)
+    facts = facts_of(orjson.loads(body))
+    digests = {"policy_digest": facts.policy_digest, "fleet_digest": facts.fleet_digest}
+    values = {name: (digest,) for name, digest in digests.items() if digest is not None}
+    return Told(facts.cost_micro_usd or 0, {**values, "rule": facts.rules_now, "data_source": facts.data_sources})
 
 
 async def count_page(
@@ -222,11 +217,11 @@ def transitions(uses: Iterable[FirstUse], filters: Mapping[str, str]) -> list[Js
         live = stages.get(PRODUCTION)
         if live is None or not begins <= live.time_us < ends:
             continue
-        before = [stages[name] for name in STAGES if name in stages and stages[name].index < live.index]
+        before = [stages[name] for name in STAGES if name in stages and stages[name].precedes(live)]
         item = {"tenant": tenant, "model": model, "model_version": version}
         item |= {"from": before[-1].key[3] if before else None, "to": PRODUCTION}
         found.append({**item, **_first(live), "before": [{"environment": s.key[3], **_first(s)} for s in before]})
-    return sorted(found, key=lambda item: item["index"])
+    return sorted(found, key=lambda item: (item["time"], item["log"], item["index"]))
 
 
 def first_uses_filters(filters: Mapping[str, str]) -> dict[str, str]:
@@ -247,7 +242,8 @@ def _counts(row: Mapping[str, Any]) -> Counts:
 
 
 def _first(use: FirstUse) -> Json:
-    return {"time": rfc3339(use.time_us), "id": str(UUID(bytes=use.id)), "index": use.index, "entries": use.entries}
+    place = {"log": use.log, "index": use.index}
+    return {"time": rfc3339(use.time_us), "id": str(UUID(bytes=use.id)), **place, "entries": use.entries}
 
 
 def _use_json(use: FirstUse) -> Json:
@@ -259,7 +255,8 @@ _USE: Final = ("tenant", "model", "model_version", "environment")
 
 def _use(item: Mapping[str, Any]) -> FirstUse:
     key = (item["tenant"], item["model"], item["model_version"], item["environment"])
-    return FirstUse(key, int(item["index"]), UUID(item["id"]).bytes, int(item["time_us"]), int(item["entries"]))
+    entry_id, time_us = UUID(item["id"]).bytes, int(item["time_us"])
+    return FirstUse(key, str(item["log"]), int(item["index"]), entry_id, time_us, int(item["entries"]))
 
 
 def _next(page: Mapping[str, Any]) -> str | None:
