@@ -11,6 +11,8 @@ from typing import Final
 
 from policyd.errors import ConfigError
 
+ENDPOINT_DEFAULT: Final = "http://localhost:4318"
+"""Where OTLP over HTTP goes when nothing says where."""
 SIGNALS: Final = ("traces", "metrics", "logs")
 PROTOCOL: Final = "http/protobuf"
 _EXPORTERS: Final = {"traces": {"otlp", "none"}, "metrics": {"otlp", "none", "prometheus"}, "logs": {"otlp", "none"}}
@@ -30,6 +32,15 @@ def exported_signals(environment: Mapping[str, str]) -> frozenset[str]:
     if switched_off(environment):
         return frozenset()
     return frozenset(signal for signal in SIGNALS if _exported(signal, environment))
+
+
+def endpoints(environment: Mapping[str, str]) -> list[str]:
+    """Where the signals go that are exported. Raises as ``exported_signals``."""
+    shared = environment.get("OTEL_EXPORTER_OTLP_ENDPOINT") or ENDPOINT_DEFAULT
+    return [
+        environment.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT") or shared
+        for signal in sorted(exported_signals(environment))
+    ]
 
 
 def _exported(signal: str, environment: Mapping[str, str]) -> bool:

@@ -14,7 +14,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from connectors.otel_signals import exported_signals, switched_off
 from connectors.static import DeclaredFacts, StaticFacts
@@ -50,6 +50,9 @@ from policyd.services.simulations import SimulationLimits, Simulations
 from policyd.services.writer import CommitLimits
 from policyd.settings import AuthSettings, EngineSettings, OidcSettings, Settings
 from policyd.telemetry import Exposition, Telemetry
+
+if TYPE_CHECKING:
+    from policyd.identity.keys import IssuerKeys
 
 _log: Final = logging.getLogger(__name__)
 _PACKAGE: Final = Path(__file__).resolve().parent
@@ -348,12 +351,19 @@ def make_authenticator(settings: AuthSettings) -> tuple[Authenticator | None, To
     return Authenticator(tokens, _claims(settings.oidc), Certificates(certificates) if certificates else None), tokens
 
 
+def issuer_keys(oidc: OidcSettings) -> IssuerKeys:
+    """The keys of an issuer, not fetched yet."""
+    # Imported here because signatures and an HTTP client take a fifth of a second that most commands do without.
+    from policyd.identity.keys import IssuerKeys, KeyTimes
+
+    times = KeyTimes(oidc.jwks_refresh_ms, oidc.jwks_max_age_ms, timeout_ms=oidc.jwks_timeout_ms)
+    return IssuerKeys(oidc.jwks_url, times)
+
+
 def _claims(oidc: OidcSettings | None) -> Claims | None:
     if oidc is None:
         return None
-    # Imported here because signatures and an HTTP client take a fifth of a second that most commands do without.
     from policyd.identity.claims import ClaimRules, IssuerClaims
-    from policyd.identity.keys import IssuerKeys, KeyTimes
 
     rules = ClaimRules(
         issuer=oidc.issuer,
@@ -364,8 +374,7 @@ def _claims(oidc: OidcSettings | None) -> Claims | None:
         groups_claim=oidc.groups_claim,
         leeway_s=oidc.leeway_s,
     )
-    times = KeyTimes(oidc.jwks_refresh_ms, oidc.jwks_max_age_ms, timeout_ms=oidc.jwks_timeout_ms)
-    return IssuerClaims(rules, IssuerKeys(oidc.jwks_url, times))
+    return IssuerClaims(rules, issuer_keys(oidc))
 
 
 def _grants(written: Iterable[GrantDocument]) -> tuple[Grant, ...]:

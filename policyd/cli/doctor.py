@@ -37,7 +37,9 @@ def doctor(
     facts: FactsFlag = None,
     config: ConfigFlag = None,
 ) -> None:
-    """Check Python, clock, fleet, policies, engine, data directory and facts. A failed check ends with exit code 3.
+    """Check every part: clock, fleet, policies, engine, data, facts, identity, TLS, telemetry, limits of the system.
+
+    A failed check ends with exit code 3, a warning does not.
 
     Example: policyd doctor --data-dir /var/lib/policyd
     """
@@ -86,7 +88,40 @@ async def _checks(settings: Settings) -> list[Check]:
     checks.append(check_data(settings.data_dir))
     if fleet is not None:
         checks.append(_facts_check(settings, fleet))
-    return checks
+    return [*checks, *await _serving_checks(settings)]
+
+
+async def _serving_checks(settings: Settings) -> list[Check]:
+    """What a server needs besides."""
+    import os
+
+    from connectors.otel_signals import endpoints
+    from policyd.api.tls import TlsFiles
+    from policyd.bootstrap import issuer_keys
+    from policyd.identity.tokens import TokenFile
+    from policyd.services.clock import now_us
+    from policyd.services.doctor_serving import check_identity, check_ntp, check_telemetry, check_tls, check_workers
+
+    auth = settings.auth
+
+    def expiries() -> list[tuple[str, int | None]]:
+        assert auth.tokens_file is not None
+        tokens = TokenFile(auth.tokens_file, now_us)
+        tokens.refresh()
+        return tokens.expiries()
+
+    async def fetch_keys() -> int:
+        assert auth.oidc is not None
+        count: int = await issuer_keys(auth.oidc).fetched()
+        return count
+
+    return [
+        *await check_identity(settings, expiries, fetch_keys),
+        *check_tls(settings, lambda: TlsFiles(settings.tls)),
+        *await check_telemetry(lambda: endpoints(os.environ)),
+        check_workers(settings),
+        check_ntp(),
+    ]
 
 
 async def _engine_checks(settings: Settings, fleet: Fleet | None) -> list[Check]:

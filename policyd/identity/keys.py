@@ -20,10 +20,11 @@ import httpx
 import jwt
 import orjson
 
-from policyd.errors import Unauthenticated
+from policyd.errors import ConfigError, Unauthenticated
 
 DOCUMENT_MAX_BYTES: Final = 1_048_576
 KEYS_MAX: Final = 100
+_UNFETCHED: Final = (httpx.HTTPError, httpx.InvalidURL, ValueError, jwt.PyJWTError, TimeoutError)
 _log: Final = logging.getLogger(__name__)
 
 
@@ -86,11 +87,22 @@ class IssuerKeys:
             self._tried_at = time.monotonic()
             try:
                 keys = await self._read()
-            except (httpx.HTTPError, httpx.InvalidURL, ValueError, jwt.PyJWTError, TimeoutError) as error:
+            except _UNFETCHED as error:
                 _log.error("the keys at %s cannot be fetched: %s", self.url, str(error) or type(error).__name__)
                 return
             self._keys, self._fetched_at = keys, time.monotonic()
             self.generation += 1
+
+    async def fetched(self) -> int:
+        """Fetch now; how many keys there are. Raises ``ConfigError``."""
+        try:
+            return len(await self._read())
+        except _UNFETCHED as error:
+            said = str(error) or type(error).__name__
+            raise ConfigError(
+                f"the keys at {self.url} cannot be fetched: {said}",
+                remedy="correct auth.oidc.jwks_url, or have the issuer reachable from here",
+            ) from None
 
     async def _read(self) -> dict[str, jwt.PyJWK]:
         timeout_s = self.times.timeout_ms / 1_000

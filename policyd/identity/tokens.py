@@ -97,6 +97,10 @@ class TokenFile:
         self.fault = error.detail
         return error
 
+    def expiries(self) -> list[tuple[str, int | None]]:
+        """The name of each token in force, and its end in microseconds since 1970 if it has one."""
+        return [(known.principal.name, known.expires_at_us) for known in self._known.values()]
+
     def principal(self, digest: bytes) -> Principal | None:
         """Who holds the token with that digest. Raises ``Unauthenticated`` when it has expired."""
         known = self._known.get(digest)

@@ -181,7 +181,8 @@ def test_a_wrong_override_is_a_usage_error(wrong: list[str], capsys: Told) -> No
 def test_the_doctor_finds_what_is_broken(tmp_path: Path, capsys: Told) -> None:
     assert run(["doctor", "--output", "json"]) == 0
     parts = {check["part"]: check for check in json.loads(capsys.readouterr().out)}
-    assert set(parts) == {"python", "fleet", "clock", "engine", "policies", "opa", "data", "facts"}
+    of_server = {"identity", "tls", "telemetry", "workers", "ntp"}
+    assert set(parts) == {"python", "fleet", "clock", "engine", "policies", "opa", "data", "facts"} | of_server
     assert parts["engine"]["health"] == "ok"
     tree = copied(tmp_path, "policies")
     (tree / "casbin" / "rows.csv").unlink()
@@ -190,6 +191,11 @@ def test_the_doctor_finds_what_is_broken(tmp_path: Path, capsys: Told) -> None:
     parts = {check["part"]: check for check in json.loads(capsys.readouterr().out)}
     assert {part for part, check in parts.items() if check["health"] == "fail"} == {"policies", "facts"}
     assert parts["policies"]["remedy"]
+    (tmp_path / "tokens.yaml").write_text("tokens: none\n")
+    (tmp_path / "doctored.yaml").write_text(f"auth: {{tokens_file: {tmp_path / 'tokens.yaml'}}}\n")
+    assert run(["doctor", "--config", str(tmp_path / "doctored.yaml"), "--output", "json"]) == 3
+    parts = {check["part"]: check for check in json.loads(capsys.readouterr().out)}
+    assert {part for part, check in parts.items() if check["health"] == "fail"} == {"identity"}
 
 
 def test_the_demo_needs_nothing_and_leaves_nothing(
