@@ -11,6 +11,7 @@ The fields of a body, all optional for this package, in the words of the product
     workload                as normalised, floors applied: tenant, project, environment, model, data, demand, …
     outcome denied_by       allow, deny or error, and why nothing was left
     ranked                  pools in order, with score, components and cost in micro-USD
+    admission accounts      what it holds or changes of budgets, with every balance afterwards
     sheet facts             digests of blobs: the verdict for every pool, and what was measured at that minute
     policy fleet engine     commits and digests of the revisions, engine and version
     obligations waivers approvers mode   what the answer binds to
@@ -37,8 +38,8 @@ import orjson
 from audit.errors import RecordInvalid
 from audit.tree import leaf_hash as leaf_hash  # the hash of an entry is a word of this module too
 
-Kind = Literal["decision", "error", "refusal", "revision"]
-KINDS: Final[tuple[Kind, ...]] = ("decision", "error", "refusal", "revision")
+Kind = Literal["decision", "error", "refusal", "revision", "settlement", "void", "budget"]
+KINDS: Final[tuple[Kind, ...]] = ("decision", "error", "refusal", "revision", "settlement", "void", "budget")
 """Stored as their position here: append new ones at the end, never reorder."""
 
 TERM_FIELDS: Final = ("data_source", "rejected_pool", "rule", "country", "waiver", "approver")
@@ -129,6 +130,20 @@ class Entry:
             if value is not None and not (type(value) is str and _fits(value)):
                 _check_value(name, value)
         _check_terms(self.terms, TERM_FIELDS)
+
+    def begun_with(self, key: str, value: bytes) -> Entry:
+        """The same entry with one more field in front: ``key`` sorts before the others, ``value`` is canonical JSON.
+
+        All else was checked when the entry was made. Raises ``RecordInvalid`` when the body becomes too long.
+        """
+        body = b'{"' + key.encode() + b'":' + value + b"," + self.body[1:]
+        if len(body) > BODY_MAX_BYTES:
+            raise RecordInvalid(f"the body has {len(body)} bytes; an entry holds at most {BODY_MAX_BYTES}")
+        begun = object.__new__(Entry)
+        for name in ("kind", "id", "time_us", "search", "terms"):
+            object.__setattr__(begun, name, getattr(self, name))
+        object.__setattr__(begun, "body", body)
+        return begun
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,8 @@
 """How fast the log takes decisions, and how much room one needs.
 
-    python bench/bench_commit.py [--entries 20000] [--directory DIR] [--durability power_safe]
+    python bench/bench_commit.py [--entries 20000] [--directory DIR] [--durability power_safe] [--reserve 4]
+
+``--reserve 4`` also measures decisions that hold budget on accounts of four levels, in turns with such that do not.
 
 Entries are what a decision over 60 pools leaves: a body of about 1.2 KB, a sheet shared by a workload class, a random
 request id. The directory must be on the disk that is asked about; a temporary directory in memory says nothing.
@@ -18,6 +20,7 @@ from uuid import uuid4
 
 from audit.record import Blob, Entry, Search, encode
 from audit.store import Durability
+from policyd.ledger.rules import Charge, Limit, Reservation
 from policyd.services.clock import uuid7
 from policyd.services.committer import Committer
 from policyd.services.data_directory import DataDirectory
@@ -112,15 +115,30 @@ def decision(nth: int, sheet_digest: str) -> Entry:
     return Entry("decision", entry_id, now_us, encode(body, os.urandom(16)), search, (("data_source", "crm-eu"),))
 
 
-async def load(committer: Committer, entries: list[tuple[Entry, Blob]], in_flight: int) -> tuple[float, list[float]]:
+def charges(levels: int) -> list[tuple[Charge, ...]]:
+    """What decisions hold, for each of the tenants and projects of ``decision``, from the organisation down."""
+    limits = []
+    for nth in range(24):
+        tenant = f"tenant-{nth % 8}"
+        project = f"{tenant}/support-chat-{nth % 3}"
+        paths = ("*", tenant, project, f"{project}/prod")[:levels]
+        limits.append(tuple(Charge(Limit(path, "micro_usd", "month", 2**50, "Europe/Berlin"), 5120) for path in paths))
+    return limits
+
+
+async def load(
+    committer: Committer, entries: list[tuple[Entry, Blob]], in_flight: int, levels: int = 0
+) -> tuple[float, list[float]]:
     """Entries per second and latencies in ms of a closed loop with this many callers."""
+    held = charges(levels) if levels else []
     latencies: list[float] = []
-    waiting = iter(entries)
+    waiting = enumerate(entries)
 
     async def caller() -> None:
-        for entry, used in waiting:
+        for nth, (entry, used) in waiting:
             started = time.perf_counter()
-            await committer.submit(entry, (used,))
+            reservation = Reservation(entry.id, held[nth % 24], 900_000_000) if held else None
+            await committer.submit(entry, (used,), None, reservation)
             latencies.append((time.perf_counter() - started) * 1_000)
 
     started = time.perf_counter()
@@ -128,7 +146,7 @@ async def load(committer: Committer, entries: list[tuple[Entry, Blob]], in_fligh
     return len(entries) / (time.perf_counter() - started), sorted(latencies)
 
 
-async def run(path: Path, entries_max: int, durability: Durability) -> None:
+async def run(path: Path, entries_max: int, durability: Durability, levels: int) -> None:
     """Print the table. Entries are made before the clock starts: this measures the log, not the decision."""
     sheets = [sheet(nth) for nth in range(CLASSES)]
     rates: dict[int, float] = {}
@@ -148,6 +166,8 @@ async def run(path: Path, entries_max: int, durability: Durability) -> None:
             recorded += count
             p50, p99 = latencies[count // 2], latencies[count * 99 // 100]
             print(f"{in_flight:>10} {rates[in_flight]:>10,.0f} {p50:>8.2f} {p99:>8.2f}")
+        if levels:
+            await compare(committer, sheets, entries_max, levels)
         await committer.close()
         grown_bytes = directory.log_path.stat().st_size - before_bytes
     print(f"grouped (64 in flight) / one by one: {rates[64] / rates[1]:.1f} x")
@@ -156,15 +176,33 @@ async def run(path: Path, entries_max: int, durability: Durability) -> None:
     print(f"bytes per sheet of {POOLS} pools: {before_bytes / CLASSES:,.0f} (content {len(sheets[0].content):,})")
 
 
+async def compare(committer: Committer, sheets: list[Blob], entries_max: int, levels: int) -> None:
+    """Print the rates without and with reservations at 64 in flight, in turns, so that a busy machine disturbs both."""
+    plain, reserved, latencies = [], [], []
+    for nth in range(3):
+        for rates, of in ((plain, 0), (reserved, levels)):
+            used = [sheets[(nth + place) % CLASSES] for place in range(entries_max // 2)]
+            entries = [(decision(place, blob.digest), blob) for place, blob in enumerate(used)]
+            rate, found = await load(committer, entries, 64, of)
+            rates.append(rate)
+            if of:
+                latencies += found
+    p99 = sorted(latencies)[len(latencies) * 99 // 100]
+    with_, without = sorted(reserved)[1], sorted(plain)[1]
+    print(f"reserved over {levels} levels, 64 in flight: {with_:,.0f}/s, p99 {p99:.2f} ms")
+    print(f"reserved / plain: {with_ / without:.2f} ({without:,.0f}/s plain)")
+
+
 def main() -> None:
     """Read the flags and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--entries", type=int, default=20_000)
     parser.add_argument("--directory", type=Path, default=None)
     parser.add_argument("--durability", choices=("power_safe", "process_safe"), default="power_safe")
+    parser.add_argument("--reserve", type=int, default=0, choices=range(5))
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=flags.directory or Path.cwd(), prefix=".bench-commit-") as scratch:
-        asyncio.run(run(Path(scratch), flags.entries, flags.durability))
+        asyncio.run(run(Path(scratch), flags.entries, flags.durability, flags.reserve))
 
 
 if __name__ == "__main__":

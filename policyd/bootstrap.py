@@ -259,6 +259,7 @@ async def _assembled(
         ttl_ms=settings.decision_ttl_ms,
         sheet_wait_ms=settings.engine.sheet_wait_ms,
         queue_max_ms=settings.api.queue_max_ms,
+        hold_ms=settings.budgets.hold_ms,
         queue_ms=lambda: log.wait_ms,
         telemetry=telemetry,
     )

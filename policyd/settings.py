@@ -134,6 +134,15 @@ class TelemetrySettings(_Section):
     log_level: Literal["debug", "info", "warning", "error"] = Field("warning", description="the least that is logged")
 
 
+class BudgetSettings(_Section):
+    """How budgets are held."""
+
+    hold_ms: Annotated[int, Field(ge=1_000, le=2_592_000_000)] = Field(
+        900_000,
+        description="how long a request holds budget before it counts as spent; a deployment, longer by its duration",
+    )
+
+
 class SimulationSettings(_Section):
     """What ``POST /v1/simulations`` may do beside the decisions."""
 
@@ -249,6 +258,7 @@ class Settings(_Section):
     facts: FactsSettings = FactsSettings()
     api: ApiSettings = ApiSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
+    budgets: BudgetSettings = BudgetSettings()
     simulation: SimulationSettings = SimulationSettings()
     auth: AuthSettings = AuthSettings()
     tls: TlsSettings = TlsSettings()

@@ -21,6 +21,7 @@ from policyd.api.openapi import DECIDE, EXPLANATION, RECORD, SEARCH
 from policyd.api.parts import Parts
 from policyd.api.problems import request_id_of
 from policyd.api.queries import limit_of, parameters
+from policyd.core.budgets import ORGANISATION
 from policyd.core.snapshot import Snapshot
 from policyd.core.workload import DecisionRequest
 from policyd.errors import RequestError
@@ -56,7 +57,7 @@ def decision_router(parts: Parts) -> APIRouter:
         if within is not None and _hides(parts.snapshot, within, filters.get("rejected_pool")):
             within = ()
         page = await parts.reader.search(filters, filters.pop("cursor", None), limit, within=within)
-        items = [record_json(record) for record in page.items]
+        items = [record_json(record, whole=within is None) for record in page.items]
         return _json({"items": items, "next": page.next})
 
     @router.get("/{id}", summary="The record of a decision", **RECORD)
@@ -115,9 +116,16 @@ def _json(document: Any, *, decision_id: str | None = None) -> Response:
     return Response(orjson.dumps(document), headers=headers, media_type="application/json")
 
 
-def record_json(record: Record) -> dict[str, Any]:
-    """An entry of the log as a search lists it: its body without the salt, and its place."""
+def record_json(record: Record, *, whole: bool = True) -> dict[str, Any]:
+    """An entry of the log as a search lists it: its body without the salt, and its place.
+
+    Who may not read the ``whole`` log is not told what all tenants together have spent.
+    """
     body = {key: value for key, value in orjson.loads(record.body).items() if key not in ("salt", "v")}
+    admission = body.get("admission", {})
+    if not whole and "postings" in admission:
+        own = [posting for posting in admission["postings"] if posting[0] != ORGANISATION]
+        body["admission"] = {**admission, "postings": own}
     return {**body, "audit": {"log": record.origin, "index": record.index, "leaf_hash": record.leaf_hash.hex()}}
 
 

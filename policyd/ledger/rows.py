@@ -18,7 +18,7 @@ from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from policyd.ledger.rules import STATES, Account, AccountKey, Hold, Limit
-from policyd.ledger.tables import ACCOUNT, HOLD, TIME
+from policyd.ledger.tables import ACCOUNT, HOLD
 
 ROWS_PER_STATEMENT_MAX: Final = 512
 PADDED: Final = "SELECT * FROM (VALUES {rows}) AS v WHERE column1 IS NOT NULL"
@@ -108,15 +108,37 @@ def _thresholds_text(thresholds: tuple[int, ...]) -> str:
 
 def holds(connection: Connection, ids: Iterable[str]) -> Iterator[Row[Any]]:
     """The rows of these holds, locked in the order of their ids."""
-    query = select(HOLD).where(HOLD.c.id.in_(bindparam("ids", expanding=True))).order_by(HOLD.c.id).with_for_update()
-    for part in parts(sorted(UUID(id).bytes for id in ids)):
-        yield from connection.execute(query, {"ids": part})
+    for part in parts(sorted(map(id_bytes, ids))):
+        padded = 1 << (len(part) - 1).bit_length()
+        values = (*part, *([None] * (padded - len(part))))
+        yield from connection.exec_driver_sql(_holds_sql(connection.dialect.name, padded), values)
+
+
+@lru_cache(maxsize=64)
+def _holds_sql(dialect: str, ids: int) -> str:
+    mark, lock = ("?", "") if dialect == "sqlite" else ("%s", " FOR UPDATE")
+    marks = ", ".join([mark] * ids)
+    return f"SELECT {', '.join(HOLD.c.keys())} FROM budget_hold WHERE id IN ({marks}) ORDER BY id{lock}"
 
 
 def due_holds(connection: Connection, time_us: int, limit: int) -> Sequence[Row[Any]]:
-    """Holds whose time has come, oldest ids first, without those that somebody else has locked."""
-    query = select(HOLD).where(HOLD.c.state == 0, HOLD.c.expires_us <= time_us).order_by(HOLD.c.id).limit(limit)
-    return connection.execute(query.with_for_update(skip_locked=True)).all()
+    """Holds whose time has come, the longest overdue first, without those that somebody else has locked."""
+    return connection.exec_driver_sql(_due_sql(connection.dialect.name), (time_us, limit)).all()
+
+
+@lru_cache(maxsize=2)
+def _due_sql(dialect: str) -> str:
+    """The state is in the text, since an index of part of a table is found only so."""
+    mark, lock = ("?", "") if dialect == "sqlite" else ("%s", " FOR UPDATE SKIP LOCKED")
+    return (
+        f"SELECT {', '.join(HOLD.c.keys())} FROM budget_hold WHERE state = 0 AND expires_us <= {mark} "
+        f"ORDER BY expires_us LIMIT {mark}{lock}"
+    )
+
+
+def id_bytes(id: str) -> bytes:
+    """An id as it is stored."""
+    return bytes.fromhex(id.replace("-", ""))
 
 
 def hold_id(row: Row[Any]) -> str:
@@ -138,8 +160,8 @@ def hold_of(row: Row[Any], keys: Mapping[int, AccountKey]) -> Hold:
 
 def hold_row(hold: Hold) -> tuple[Any, ...]:
     """What ``hold_changed`` takes, and ``hold_new`` with the charges behind it."""
-    actual = orjson.dumps(hold.actual).decode()
-    return (UUID(hold.id).bytes, STATES.index(hold.state), hold.hold_us, hold.expires_us, actual)
+    actual = orjson.dumps(hold.actual).decode() if hold.actual else "[]"
+    return (id_bytes(hold.id), STATES.index(hold.state), hold.hold_us, hold.expires_us, actual)
 
 
 def charges_text(hold: Hold, numbers: Mapping[AccountKey, int]) -> str:
@@ -149,9 +171,12 @@ def charges_text(hold: Hold, numbers: Mapping[AccountKey, int]) -> str:
 
 def write_time(connection: Connection, log: int, last_us: int) -> None:
     """Keep the ledger time of a log."""
-    insert = sqlite_insert if connection.dialect.name == "sqlite" else postgresql_insert
-    statement = insert(TIME).values(log=log, last_us=last_us)
-    connection.execute(statement.on_conflict_do_update(index_elements=["log"], set_={"last_us": last_us}))
+    mark = "?" if connection.dialect.name == "sqlite" else "%s"
+    connection.exec_driver_sql(
+        f"INSERT INTO budget_time (log, last_us) VALUES ({mark}, {mark}) "
+        "ON CONFLICT (log) DO UPDATE SET last_us = excluded.last_us",
+        (log, last_us),
+    )
 
 
 def parts(values: Sequence[T]) -> Iterator[Sequence[T]]:

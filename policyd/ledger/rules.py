@@ -115,7 +115,8 @@ class Account:
         """Change both parts by these differences; the debt follows."""
         self.reserved += reserved
         self.spent += spent
-        self.debt = max(0, self.reserved + self.spent + self.leased - self.limit)
+        over = self.reserved + self.spent + self.leased - self.limit
+        self.debt = over if over > 0 else 0
         self.sequence += 1
         return Posting(self.key, self.sequence, self.limit, self.reserved, self.spent, self.leased, self.debt)
 
@@ -157,8 +158,7 @@ class Hold:
     actual: tuple[tuple[Unit, int], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Posted:
+class Posted(NamedTuple):
     """A change that went through. A replay changes nothing and has no postings."""
 
     hold: Hold
@@ -219,40 +219,38 @@ class Ledger:
             if not _same(known, asked):
                 raise ReservationConflict(f"reservation {asked.id} was made with other amounts")
             return Posted(known, replay=True)
-        charged = self._charged(asked, spans)
-        for account, _, amount in charged:
-            if amount is None or account.debt or account.used + amount > account.limit:
-                why: Literal["room", "debt", "unknown"] = "debt" if account.debt else "room"
-                return Denied(
-                    account.key,
-                    "unknown" if amount is None else why,
-                    amount,
-                    account.limit,
-                    account.remaining,
-                    account.end_us,
-                )
-        held = tuple((account.key, amount) for account, _, amount in charged if amount is not None)
-        hold = Hold(asked.id, held, asked.hold_us, time_us + asked.hold_us)
-        self.holds[asked.id] = hold
-        return Posted(hold, tuple(account.post(amount or 0, 0) for account, _, amount in charged))
+        return self.hold(
+            asked, [self.open(limit, span) for (limit, _), span in zip(asked.charges, spans, strict=True)], time_us
+        )
 
-    def _charged(self, asked: Reservation, spans: Sequence[Span]) -> list[tuple[Account, Charge, int | None]]:
+    def open(self, limit: Limit, span: Span) -> Account:
+        """The account of a limit in that window, with nothing spent when it is a new one."""
+        key = AccountKey(limit.path, limit.pools, limit.unit, limit.window, span.start_us)
+        account = self.accounts.get(key)
+        if account is None:
+            account = Account(key, span.end_us, check_amount(limit.amount, "limit"), limit.thresholds)
+            self.accounts[key] = account
+        return account
+
+    def hold(self, asked: Reservation, accounts: Sequence[Account], time_us: int) -> Posted | Denied:
+        """As ``reserve``, for an id that holds nothing yet, on the accounts of its charges."""
         if not 0 < asked.hold_us <= AMOUNT_MAX:
             raise AmountInvalid(f"a hold of {asked.hold_us} microseconds is none")
-        charged: list[tuple[Account, Charge, int | None]] = []
-        for charge, span in zip(asked.charges, spans, strict=True):
-            limit, amount = charge
-            if amount is not None:
-                check_amount(amount, limit.unit)
-            key = AccountKey(limit.path, limit.pools, limit.unit, limit.window, span.start_us)
-            account = self.accounts.get(key)
-            if account is None:
-                account = Account(key, span.end_us, check_amount(limit.amount, "limit"), limit.thresholds)
-                self.accounts[key] = account
-            charged.append((account, charge, amount))
-        if len({account.key for account, _, _ in charged}) < len(charged):
+        if len({id(account) for account in accounts}) < len(accounts):
             raise AmountInvalid("a reservation charges an account once")
-        return charged
+        held = []
+        for account, (limit, amount) in zip(accounts, asked.charges, strict=True):
+            if amount is None:
+                return _denied(account, amount)
+            if type(amount) is not int or not 0 <= amount <= AMOUNT_MAX:
+                check_amount(amount, limit.unit)
+            if account.debt or account.reserved + account.spent + account.leased + amount > account.limit:
+                return _denied(account, amount)
+            held.append((account.key, amount))
+        hold = Hold(asked.id, tuple(held), asked.hold_us, time_us + asked.hold_us)
+        self.holds[asked.id] = hold
+        postings = [account.post(amount, 0) for account, (_, amount) in zip(accounts, held, strict=True)]
+        return Posted(hold, tuple(postings))
 
     def settle(self, id: str, actual: Mapping[Unit, int]) -> Posted:
         """Post what was really used; what is not said of a unit counts as held. The rest of the hold is released.
@@ -323,6 +321,12 @@ class Ledger:
         postings = tuple(account.post(reserved, spent) for account, reserved, spent in changes)
         crossings = [crossing for account, _, _ in changes for crossing in account.crossings()]
         return Posted(hold, postings, tuple(crossings))
+
+
+def _denied(account: Account, amount: int | None) -> Denied:
+    why: Literal["room", "debt", "unknown"] = "debt" if account.debt else "room"
+    told = "unknown" if amount is None else why
+    return Denied(account.key, told, amount, account.limit, account.remaining, account.end_us)
 
 
 def check_amount(amount: int, name: str) -> int:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import BigInteger, Connection, Row, cast, func, select
@@ -22,13 +22,14 @@ from sqlalchemy import BigInteger, Connection, Row, cast, func, select
 from policyd.errors import PolicydError
 from policyd.ledger import rows
 from policyd.ledger.rules import AccountKey, Denied, Hold, Ledger, Limit, Posted, Relimited, Reservation, Unit
-from policyd.ledger.tables import HOLD, TIME
-from policyd.ledger.windows import LedgerTime, Span, Window, window_of
+from policyd.ledger.tables import TIME
+from policyd.ledger.windows import LedgerTime, Span, window_of
 
 DUE_MAX: Final = 256
 """Holds that one batch lets expire; the next one takes the next."""
 REMEMBERED_ACCOUNTS_MAX: Final = 50_000
 REMEMBERED_HOLDS_MAX: Final = 20_000
+REMEMBERED_PLACES_MAX: Final = 20_000
 
 Clock = Callable[[], tuple[int, int]]
 """The wall clock and a clock that never jumps, both in microseconds."""
@@ -71,6 +72,14 @@ class Applied:
     relimited: tuple[Relimited, ...]
 
 
+class _Place(NamedTuple):
+    """The account of a limit and its window; ``limit`` is kept so that its identity stays its own."""
+
+    limit: Limit
+    key: AccountKey
+    span: Span
+
+
 def machine_clock() -> tuple[int, int]:
     """The clocks of this machine; the second one counts its sleep, where the system can tell."""
     steady = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
@@ -86,7 +95,7 @@ class LedgerRows:
         self._shared = shared
         self._log = log
         self._clock = clock
-        self._zones: dict[tuple[Window, str], Span] = {}
+        self._places: dict[int, _Place] = {}
         self.forget()
         last_us = connection.execute(select(func.max(TIME.c.last_us))).scalar() or 0
         wall_us, monotonic_us = clock()
@@ -108,15 +117,14 @@ class LedgerRows:
 
     def due(self, connection: Connection) -> bool:
         """Whether a hold waits to expire."""
-        query = select(HOLD.c.id).where(HOLD.c.state == 0, HOLD.c.expires_us <= self._now(connection)).limit(1)
-        return connection.execute(query).first() is not None
+        return bool(rows.due_holds(connection, self.now(connection), 1))
 
     def apply(self, connection: Connection, operations: Sequence[Operation]) -> Applied:
         """Expire what is due, then each operation in turn. Nothing is stored until ``write``."""
-        time_us = self._now(connection)
+        time_us = self.now(connection)
         asked = [operation for operation in operations if isinstance(operation, Reservation)]
         limits = self._limits(asked, time_us)
-        named = {operation.id for operation in operations} - self._ledger.holds.keys()
+        named = {operation.id for operation in operations if operation.id not in self._ledger.holds}
         found = list(rows.holds(connection, named))
         # After the named ones, and without waiting: whoever has locked a hold that is due lets it expire itself.
         due = rows.due_holds(connection, time_us, DUE_MAX)
@@ -156,7 +164,8 @@ class LedgerRows:
             ledger.accounts.clear()
             ledger.holds.clear()
 
-    def _now(self, connection: Connection) -> int:
+    def now(self, connection: Connection) -> int:
+        """The ledger time, which moves on by being asked."""
         wall_us, monotonic_us = self._clock()
         if self._shared:
             database_us = cast(func.extract("epoch", func.clock_timestamp()) * 1_000_000, BigInteger)
@@ -169,17 +178,20 @@ class LedgerRows:
         limits = {}
         for reservation in asked:
             for limit, _ in reservation.charges:
-                span = self._span(limit, time_us)
-                key = AccountKey(limit.path, limit.pools, limit.unit, limit.window, span.start_us)
-                limits[key] = (limit, span.end_us)
+                place = self._place(limit, time_us)
+                limits[place.key] = (limit, place.span.end_us)
         return limits
 
-    def _span(self, limit: Limit, time_us: int) -> Span:
-        span = self._zones.get((limit.window, limit.zone))
-        if span is None or not span.holds(time_us):
+    def _place(self, limit: Limit, time_us: int) -> _Place:
+        """Where a limit counts now. Limits are the same objects from decision to decision, and known by that."""
+        place = self._places.get(id(limit))
+        if place is None or place.limit is not limit or not place.span.holds(time_us):
             span = window_of(limit.window, ZoneInfo(limit.zone), time_us)
-            self._zones[limit.window, limit.zone] = span
-        return span
+            key = AccountKey(limit.path, limit.pools, limit.unit, limit.window, span.start_us)
+            if len(self._places) >= REMEMBERED_PLACES_MAX:
+                self._places.clear()
+            place = self._places[id(limit)] = _Place(limit, key, span)
+        return place
 
     def _load(
         self,
@@ -189,7 +201,7 @@ class LedgerRows:
         remembered: Iterable[Hold | None],
     ) -> None:
         """Have every account at hand that the batch touches, and every hold."""
-        unnumbered = {key: limits[key] for key in limits.keys() - self._numbers.keys()}
+        unnumbered = {key: limit for key, limit in limits.items() if key not in self._numbers}
         if unnumbered:
             self._number(rows.open_accounts(connection, unnumbered))
         numbers = {self._numbers[key] for key in limits}
@@ -211,8 +223,10 @@ class LedgerRows:
         ledger = self._ledger
         try:
             if isinstance(operation, Reservation):
-                spans = [self._span(limit, time_us) for limit, _ in operation.charges]
-                return ledger.reserve(operation, spans, time_us)
+                places = [self._place(limit, time_us) for limit, _ in operation.charges]
+                if operation.id in ledger.holds:
+                    return ledger.reserve(operation, [place.span for place in places], time_us)
+                return ledger.hold(operation, [ledger.accounts[place.key] for place in places], time_us)
             if isinstance(operation, Settlement):
                 return ledger.settle(operation.id, dict(operation.actual))
             if isinstance(operation, Void):

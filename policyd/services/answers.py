@@ -67,6 +67,8 @@ class Made:
     revisions: Revisions
     decision: Decision
     mode: str = "enforce"
+    admission: Mapping[str, Any] | None = None
+    """What the ledger said of the reservation, as the record has it; None when nothing was to be reserved."""
 
 
 def answer(made: Made, audit: Mapping[str, Any] | None) -> bytes:
@@ -109,7 +111,7 @@ def _after(made: Made, audit: Mapping[str, Any] | None) -> dict[str, Any]:
     document: dict[str, Any] = {
         "hidden_total": made.sheet.hidden_total,
         "obligations": obligations_json(returned, workload),
-        "reservation": None,
+        "reservation": None if made.admission is None else reservation_json(made.id, made.admission),
         "sheet": made.sheet.digest,
         "policy": {
             "commit": revisions.policy_commit,
@@ -123,6 +125,19 @@ def _after(made: Made, audit: Mapping[str, Any] | None) -> dict[str, Any]:
     if decision.denied_by is not None:
         document["denied_by"] = decision.denied_by
     return document
+
+
+def reservation_json(id: str, admission: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What is held: how much money (None when no budget counts any), on which accounts, until when."""
+    if "denied" in admission:
+        return None
+    held = list(zip(admission["postings"], admission["charges"], strict=True))
+    return {
+        "id": id,
+        "micro_usd": next((amount for account, amount in held if account[2] == "micro_usd"), None),
+        "accounts": list(dict.fromkeys(account[0] for account, _ in held)),
+        "expires_at": rfc3339(admission["expires_us"]),
+    }
 
 
 def entry_of(made: Made) -> Entry:

@@ -1,4 +1,4 @@
-"""The one transaction of the service: idempotency → append → tree → commit.
+"""The one transaction of the service: idempotency → admit → append → tree → commit.
 
 Rules: a refused entry does not refuse the rest of its batch; after a rollback whatever was remembered of the log is
 read again; a commit into a place that is not the log any more is a failure and no success.
@@ -7,8 +7,9 @@ It refuses: to go on with a handle that failed; whoever owns it opens another.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from audit import store
 from audit.errors import EntriesRefused, LogCorrupt
@@ -16,20 +17,30 @@ from audit.record import Blob, Entry
 from audit.store import Position, Tail
 from audit.stores import OpenLog
 from policyd.errors import AuditError, PolicydError
+from policyd.ledger.store import Operation
+from policyd.services.admission import Admission
 from policyd.services.checkpoints import Checkpoints, LogFiles
 from policyd.services.idempotency import Claim, KeyRows
 
 Outcome = Position | PolicydError
-"""What a submission is answered with."""
+"""What a submission is answered with; one that asked something of the ledger, with an ``AdmittedPosition``."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdmittedPosition(Position):
+    """Where an entry stands, and what the ledger said: the ``admission`` or ``accounts`` of its record."""
+
+    admission: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """An entry to append, the blobs that it names, and the idempotency key that it uses up."""
+    """An entry to append, the blobs that it names, the idempotency key that it uses up, and what it does to budgets."""
 
     entry: Entry
     blobs: tuple[Blob, ...] = ()
     claim: Claim | None = None
+    operation: Operation | None = None
 
 
 Batch = Sequence[Submission]
@@ -47,6 +58,7 @@ class Commit:
         with self._connection.begin():
             self._tail: Tail | None = Tail.read(self._connection, log.number)
             self._keys = KeyRows(self._connection, keys_max)
+            self._admission = Admission(self._connection, log.number)
             self._checkpoints = Checkpoints(self._connection, files, log.origin, log.number)
         self._checkpoints.committed()
         self.entries_total = self._tail.next_index
@@ -73,6 +85,9 @@ class Commit:
                 self._forget()
                 refused.update((name, AuditError(f"entry {name}: {why}")) for name, why in error.reasons.items())
                 continue
+            except _KeyUsedUp:
+                self._forget()
+                continue
             self._log.check_place()
             self._checkpoints.committed()
             assert self._tail is not None
@@ -96,14 +111,26 @@ class Commit:
             kept = {name: claim for name, claim in claims.items() if name not in refused}
             refused.update(self._keys.keep(self._connection, kept))
         taken = [each for each in batch if each.entry.id not in refused]
-        entries = [each.entry for each in taken]
+        judged = self._admission.judge(self._connection, taken)
+        refused.update(judged.refused)
+        if claims.keys() & judged.refused.keys():
+            raise _KeyUsedUp
         blobs = {blob.digest: blob for each in taken for blob in each.blobs}
-        positions = store.append(self._connection, entries, blobs.values(), tail=self._tail)
-        return dict(zip((entry.id for entry in entries), positions, strict=True))
+        positions = store.append(self._connection, judged.entries, blobs.values(), tail=self._tail)
+        self._admission.write(self._connection)
+        placed = dict(zip((entry.id for entry in judged.entries), positions, strict=True))
+        for name, admission in judged.admissions.items():
+            placed[name] = AdmittedPosition(placed[name].index, placed[name].leaf_hash, admission)
+        return placed
 
     def _forget(self) -> None:
         """After a rollback, what was remembered of it did not happen."""
         self._tail = None
         self._checkpoints.forget()
+        self._admission.forget()
         with self._connection.begin():
             self._keys.recount(self._connection)
+
+
+class _KeyUsedUp(Exception):
+    """The ledger has refused an entry whose key is written already: once more, without that entry."""

@@ -16,6 +16,7 @@ from uuid import uuid4
 from audit.record import Blob, Entry
 from audit.store import Durability, Position
 from policyd.errors import AuditError, Overloaded, PolicydError
+from policyd.ledger.store import Operation
 from policyd.services.commit import Outcome, Submission
 from policyd.services.data_directory import DataDirectory
 from policyd.services.forecast import Forecast
@@ -107,17 +108,24 @@ class Committer:
         """Entries in the log, earlier runs included, as the writer last saw it."""
         return self._writer.entries_total
 
-    async def submit(self, entry: Entry, blobs: Iterable[Blob] = (), claim: Claim | None = None) -> Position:
+    async def submit(
+        self,
+        entry: Entry,
+        blobs: Iterable[Blob] = (),
+        claim: Claim | None = None,
+        operation: Operation | None = None,
+    ) -> Position:
         """Append an entry, and the blobs that the log does not hold yet; answers when both are durable.
 
         With a ``claim`` its row is written in the same transaction; when the key is taken, ``KeyInProgress`` is raised
-        and nothing is recorded.
+        and nothing is recorded. An ``operation`` of the ledger is part of that transaction too, and the answer is an
+        ``AdmittedPosition``.
         Raises ``Overloaded`` when the queue is full, and ``AuditError`` when the entry was not recorded, or when that
         cannot be said. A caller that is cancelled may leave its entry in the log.
         """
-        return await self.enqueue(entry, blobs, claim)
+        return await self.enqueue(Submission(entry, tuple(blobs), claim, operation))
 
-    def enqueue(self, entry: Entry, blobs: Iterable[Blob] = (), claim: Claim | None = None) -> asyncio.Future[Position]:
+    def enqueue(self, submission: Submission) -> asyncio.Future[Position]:
         """As ``submit``, for who cannot wait: what it would wait for."""
         if self._closed:
             raise AuditError("the log is closed")
@@ -125,11 +133,11 @@ class Committer:
             raise AuditError(self._fault)
         if self.queued_entries >= self._limits.queue_max_entries:
             raise Overloaded(f"{self.queued_entries} entries wait to be written")
-        if entry.id in self._ids:
-            raise AuditError(f"an entry with the id {entry.id} is being written already")
-        waiter = _Waiter(Submission(entry, tuple(blobs), claim), self._loop.create_future())
+        if submission.entry.id in self._ids:
+            raise AuditError(f"an entry with the id {submission.entry.id} is being written already")
+        waiter = _Waiter(submission, self._loop.create_future())
         self._waiting.append(waiter)
-        self._ids.add(entry.id)
+        self._ids.add(submission.entry.id)
         self._idle.clear()
         self._schedule()
         return waiter.answer

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from audit.errors import RecordInvalid
-from audit.record import Blob, Entry
+from audit.record import BODY_MAX_BYTES, Blob, Entry
 from audit.store import Position
 from policyd.core.decide import decide
 from policyd.core.facts import Facts
@@ -26,11 +26,16 @@ from policyd.core.sheet import Sheet
 from policyd.core.snapshot import Snapshot
 from policyd.core.workload import DecisionRequest, Workload, WorkloadRequest
 from policyd.errors import AuditError, Overloaded, PolicydError, RequestError, TimedOut
+from policyd.ledger.rules import Reservation
+from policyd.ledger.store import Operation
+from policyd.services.admission import CHARGE_MAX_BYTES
 from policyd.services.answers import Made, Revisions, answer_pieces, entry_of, error_entry, sheet_blob
 from policyd.services.clock import Now, next_boundary_us, now_us, uuid7
+from policyd.services.commit import AdmittedPosition
 from policyd.services.frames import Framed, Frames
 from policyd.services.idempotency import Claim
 from policyd.services.permission import require_scope, told_to
+from policyd.services.reservations import admitted, reservation_of
 from policyd.services.sheets import SheetBook
 from policyd.telemetry import Stages, Telemetry
 
@@ -41,7 +46,13 @@ REMEMBERED_CLASSES_MAX = 4_096
 class Log(Protocol):
     """The writing side of the decision log: resolves only when the entry is durable."""
 
-    async def submit(self, entry: Entry, blobs: Sequence[Blob] = (), claim: Claim | None = None) -> Position: ...
+    async def submit(
+        self,
+        entry: Entry,
+        blobs: Sequence[Blob] = (),
+        claim: Claim | None = None,
+        operation: Operation | None = None,
+    ) -> Position: ...
 
 
 class WrittenLog(Log, Protocol):
@@ -108,6 +119,7 @@ class DecisionService:
     ttl_ms: int = 60_000
     sheet_wait_ms: int = 8_000
     queue_max_ms: int = 2_000
+    hold_ms: int = 900_000
     now: Now = now_us
     queue_ms: Callable[[], float] = lambda: 0.0
     """How long what is recorded now is likely to wait."""
@@ -184,7 +196,8 @@ class DecisionService:
                 revisions=Revisions.of(snapshot),
                 decision=decide(workload, sheet, facts),
             )
-            entry = recordable(made)
+            reservation = reservation_of(made, framed.charged, framed.groups, self.hold_ms)
+            entry = recordable(made, reservation)
             stages.ended("decide")
         except (AuditError, Overloaded):
             raise
@@ -201,7 +214,8 @@ class DecisionService:
                 decision_id, time_us, principal, request_id, request, unforeseen, snapshot, workload
             )
             raise unforeseen from fault
-        position = await self._commit(made, entry, facts_blob, claim)
+        position = await self._commit(made, entry, facts_blob, claim, reservation)
+        made = admitted(made, position.admission if isinstance(position, AdmittedPosition) else None)
         stages.ended("commit")
         audit = {"log": self.origin, "index": position.index, "leaf_hash": position.leaf_hash.hex()}
         pieces = answer_pieces(made, audit)
@@ -275,13 +289,15 @@ class DecisionService:
         boundary = next_boundary_us(time_us, quarterly=snapshot.reads.clock)
         return min(time_us + self.ttl_ms * 1_000, boundary)
 
-    async def _commit(self, made: Made, entry: Entry, facts_blob: Blob, claim: Claim | None) -> Position:
+    async def _commit(
+        self, made: Made, entry: Entry, facts_blob: Blob, claim: Claim | None, reservation: Reservation | None
+    ) -> Position:
         blobs = []
         if made.sheet.digest not in self._durable:
             blobs.append(sheet_blob(made.sheet))
         if facts_blob.digest not in self._durable:
             blobs.append(facts_blob)
-        position = await self.log.submit(entry, blobs, claim)
+        position = await self.log.submit(entry, blobs, claim, reservation)
         for blob in blobs:
             self._durable[blob.digest] = None
         while len(self._durable) > REMEMBERED_BLOBS_MAX:
@@ -289,10 +305,13 @@ class DecisionService:
         return position
 
 
-def recordable(made: Made) -> Entry:
+def recordable(made: Made, reservation: Reservation | None) -> Entry:
     """The log entry of a decision. Raises ``RequestError`` when the request is too long for one."""
     try:
-        return entry_of(made)
+        entry = entry_of(made)
+        if reservation is not None and len(entry.body) + CHARGE_MAX_BYTES * len(reservation.charges) > BODY_MAX_BYTES:
+            raise RecordInvalid(f"with its {len(reservation.charges)} charges it may pass {BODY_MAX_BYTES} bytes")
+        return entry
     except RecordInvalid as error:
         raise RequestError(
             f"the request cannot be recorded: {error}", remedy="send shorter labels and shorter lists"

@@ -24,6 +24,8 @@ from policyd.core.principal import Principal
 from policyd.core.quantities import RATE_CLASSES, size_class
 from policyd.core.snapshot import Snapshot
 from policyd.core.workload import DemandRequest, Workload, WorkloadRequest
+from policyd.ledger.chart import Chart, chart_of, limits_of
+from policyd.ledger.rules import Limit
 from policyd.services.clock import day, hour_of_week
 
 FRAMES_MAX = 4_096
@@ -37,6 +39,7 @@ class Frame:
     template: Normalised
     limits: tuple[tuple[str, int], ...]
     zone: str
+    charged: tuple[Limit, ...]
     keys: dict[tuple[Any, ...], bytes] = field(default_factory=dict)
 
 
@@ -49,6 +52,10 @@ class Framed:
     crossed_percent: int | None
     hour_of_week: int
     date: str
+    charged: tuple[Limit, ...] = ()
+    """The limits that it is charged to, of every level."""
+    groups: Mapping[str, str] = field(default_factory=dict)
+    """The group of each pool."""
 
     def document(self, snapshot: Snapshot) -> Mapping[str, Any]:
         """The class side of the input document."""
@@ -62,6 +69,8 @@ class Frames:
 
     _snapshot: Snapshot | None = None
     _frames: OrderedDict[tuple[Any, ...], Frame] = field(default_factory=OrderedDict)
+    _chart: Chart = field(default_factory=dict)
+    _groups: Mapping[str, str] = field(default_factory=dict)
 
     def place(
         self, snapshot: Snapshot, request: WorkloadRequest, principal: Principal, facts: Facts, time_us: int
@@ -87,12 +96,14 @@ class Frames:
             if len(frame.keys) >= KEYS_PER_FRAME_MAX:
                 frame.keys.clear()
             frame.keys[sizes] = key
-        return Framed(normalised, key, crossed, hour, date)
+        return Framed(normalised, key, crossed, hour, date, frame.charged, self._groups)
 
     def _frame(self, snapshot: Snapshot, request: WorkloadRequest, principal: Principal) -> Frame:
         if snapshot is not self._snapshot:
             self._frames.clear()
             self._snapshot = snapshot
+            self._chart = chart_of(snapshot.fleet)
+            self._groups = {pool.id: pool.group for pool in snapshot.fleet.pools.values()}
         key = _frame_key(request, principal)
         frame = self._frames.get(key)
         if frame is not None:
@@ -100,7 +111,9 @@ class Frames:
             return frame
         template = normalise(request.model_copy(update={"demand": DemandRequest()}), principal, snapshot.fleet)
         tenant = snapshot.fleet.tenants[template.workload.tenant]
-        frame = Frame(template, budget_limits(tenant, template.workload.project), tenant.zone)
+        workload = template.workload
+        charged = limits_of(self._chart, tenant.name, workload.project, workload.environment)
+        frame = Frame(template, budget_limits(tenant, workload.project), tenant.zone, charged)
         self._frames[key] = frame
         if len(self._frames) > FRAMES_MAX:
             self._frames.popitem(last=False)

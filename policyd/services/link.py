@@ -2,8 +2,9 @@
 
     frame = length (4 bytes, big-endian, of what follows) · kind (1 byte) · payload
       append   API process → writer   4 bytes length · JSON, a list an entry: ticket, kind, id, time, body length,
-                                      search, terms, blobs, claim · the bodies and blob contents, one after the other
-      answers  writer → API process   JSON [[ticket, index, leaf hash] or [ticket, code, detail]]
+                                      search, terms, blobs, claim, operation · the bodies and blob contents, one
+                                      after the other
+      answers  writer → API process   JSON [[ticket, index, leaf hash, admission or null] or [ticket, code, detail]]
       told     either way             a JSON object
 
 Rules: a frame has a limit; what arrives is checked as if a stranger had sent it, entries by the rules of
@@ -15,14 +16,29 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 import orjson
 
 from audit.errors import RecordInvalid
-from audit.record import Blob, Entry, Search
+from audit.record import Blob, Entry, Search, is_entry_id
 from audit.store import Position
-from policyd.errors import AuditError, KeyInProgress, KeyReused, Overloaded, PolicydError
+from policyd.core.budgets import known_zone
+from policyd.errors import (
+    AmountInvalid,
+    AuditError,
+    KeyInProgress,
+    KeyReused,
+    NotFound,
+    Overloaded,
+    PolicydError,
+    ReservationConflict,
+)
+from policyd.ledger.rules import UNITS, Charge, Limit, Reservation, Unit
+from policyd.ledger.store import Extension, Operation, Settlement, Void
+from policyd.ledger.windows import WINDOWS, Window
+from policyd.services.commit import AdmittedPosition, Outcome, Submission
 from policyd.services.idempotency import Claim
 
 APPEND: Final = 1
@@ -36,30 +52,29 @@ _LENGTH_BYTES: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Submission:
-    """An entry to append, with what it needs; ``ticket`` is how its answer is known."""
+class Ticketed:
+    """A submission on its way; ``ticket`` is how its answer is known."""
 
     ticket: int
-    entry: Entry
-    blobs: tuple[Blob, ...] = ()
-    claim: Claim | None = None
+    submission: Submission
 
     @property
     def length_bytes(self) -> int:
         """About what it takes in a frame."""
-        return 1_024 + len(self.entry.body) + sum(len(blob.content) for blob in self.blobs)
+        submission = self.submission
+        return 1_024 + len(submission.entry.body) + sum(len(blob.content) for blob in submission.blobs)
 
 
 @dataclass(frozen=True, slots=True)
 class Appended:
     """An ``append`` frame, read."""
 
-    submissions: tuple[Submission, ...]
+    submissions: tuple[Ticketed, ...]
 
 
-Outcome = Position | PolicydError
 _ERRORS: Final[Mapping[str, type[PolicydError]]] = {
-    error.code: error for error in (AuditError, Overloaded, KeyInProgress, KeyReused)
+    error.code: error
+    for error in (AmountInvalid, AuditError, KeyInProgress, KeyReused, NotFound, Overloaded, ReservationConflict)
 }
 """What the writer answers with; anything else arrives as ``AuditError``."""
 
@@ -81,9 +96,9 @@ class Told:
 Message = Appended | Answered | Told
 
 
-def append_frames(submissions: Iterable[Submission]) -> Iterator[bytes]:
+def append_frames(submissions: Iterable[Ticketed]) -> Iterator[bytes]:
     """Frames for all of them, in order. Raises ``AuditError`` when one is too long for any frame."""
-    waiting: list[Submission] = []
+    waiting: list[Ticketed] = []
     length = 0
     for submission in submissions:
         if waiting and length + submission.length_bytes > FRAME_FULL_BYTES:
@@ -95,15 +110,17 @@ def append_frames(submissions: Iterable[Submission]) -> Iterator[bytes]:
         yield _append_frame(waiting)
 
 
-def _append_frame(submissions: Sequence[Submission]) -> bytes:
+def _append_frame(submissions: Sequence[Ticketed]) -> bytes:
     table, contents = [], []
-    for submission in submissions:
+    for ticketed in submissions:
+        submission = ticketed.submission
         entry = submission.entry
         blobs = [[blob.digest, blob.kind, len(blob.content), blob.terms] for blob in submission.blobs]
-        place = [submission.ticket, entry.kind, entry.id, entry.time_us, len(entry.body)]
+        place = [ticketed.ticket, entry.kind, entry.id, entry.time_us, len(entry.body)]
         claim = submission.claim
         claimed = claim and [claim.scope.hex(), claim.request.hex(), claim.now_us, claim.expires_us]
-        table.append([*place, astuple(entry.search), entry.terms, blobs, claimed])
+        asked = None if submission.operation is None else _operation_json(submission.operation)
+        table.append([*place, astuple(entry.search), entry.terms, blobs, claimed, asked])
         contents.append(entry.body)
         contents += [blob.content for blob in submission.blobs]
     head = orjson.dumps(table)
@@ -113,7 +130,7 @@ def _append_frame(submissions: Sequence[Submission]) -> bytes:
 def answers_frame(outcomes: Iterable[tuple[int, Outcome]]) -> bytes:
     """One frame with these answers."""
     rows = [
-        [ticket, outcome.index, outcome.leaf_hash.hex()]
+        [ticket, outcome.index, outcome.leaf_hash.hex(), getattr(outcome, "admission", None)]
         if isinstance(outcome, Position)
         else [ticket, outcome.code, outcome.detail]
         for ticket, outcome in outcomes
@@ -183,7 +200,7 @@ def _read(frame: bytes) -> Message:
     raise ValueError(f"kind {kind} is unknown")
 
 
-def _submissions(payload: bytes) -> Iterator[Submission]:
+def _submissions(payload: bytes) -> Iterator[Ticketed]:
     table_end = _LENGTH_BYTES + int.from_bytes(payload[:_LENGTH_BYTES], "big")
     table = orjson.loads(payload[_LENGTH_BYTES:table_end])
     at = table_end
@@ -195,12 +212,14 @@ def _submissions(payload: bytes) -> Iterator[Submission]:
         at += length
         return payload[at - length : at]
 
-    for ticket, kind, entry_id, time_us, length, search, terms, blobs, claimed in table:
+    for ticket, kind, entry_id, time_us, length, search, terms, blobs, claimed, asked in table:
         if type(ticket) is not int:
             raise ValueError("a ticket is no number")
         entry = Entry(kind, entry_id, time_us, take(length), Search(*search), _terms(terms))
         contents = tuple(Blob(digest, of, take(size), _terms(found)) for digest, of, size, found in blobs)
-        yield Submission(ticket, entry, contents, None if claimed is None else _claim(*claimed))
+        claim = None if claimed is None else _claim(*claimed)
+        operation = None if asked is None else _operation(asked)
+        yield Ticketed(ticket, Submission(entry, contents, claim, operation))
     if at != len(payload):
         raise ValueError("bytes are left over")
 
@@ -215,15 +234,60 @@ def _terms(pairs: Any) -> tuple[tuple[str, str], ...]:
     return tuple((name, value) for name, value in pairs)
 
 
+def _operation_json(operation: Operation) -> list[Any]:
+    if isinstance(operation, Reservation):
+        charges = [[astuple(limit), amount] for limit, amount in operation.charges]
+        return ["reserve", operation.id, charges, operation.hold_us]
+    if isinstance(operation, Settlement):
+        return ["settle", operation.id, operation.actual]
+    if isinstance(operation, Void):
+        return ["void", operation.id]
+    return ["extend", operation.id, operation.hold_us]
+
+
+def _operation(row: list[Any]) -> Operation:
+    """What an API process asks of the ledger; names and amounts are judged by the ledger's rules."""
+    name, hold, *rest = row
+    if not is_entry_id(hold):
+        raise ValueError("a reservation without an id")
+    if name == "reserve":
+        charges, hold_us = rest
+        limits = ((*limit[:-1], tuple(limit[-1])) for limit, _ in charges)
+        charged = tuple(Charge(_limit(*limit), amount) for limit, (_, amount) in zip(limits, charges, strict=True))
+        return Reservation(hold, charged, hold_us)
+    if name == "settle":
+        return Settlement(hold, tuple((unit, amount) for unit, amount in rest[0]))
+    if name == "void":
+        return Void(hold)
+    if name == "extend":
+        return Extension(hold, rest[0])
+    raise ValueError(f"the ledger knows no {name!r}")
+
+
+@lru_cache(maxsize=20_000)
+def _limit(
+    path: str, unit: Unit, window: Window, amount: int, zone: str, pools: str, thresholds: tuple[int, ...]
+) -> Limit:
+    """The limit of a row: the same object each time, which is how the ledger knows it again."""
+    if unit not in UNITS or window not in WINDOWS or {type(path), type(zone), type(pools)} != {str}:
+        raise ValueError("a limit is none")
+    if {type(percent) for percent in (amount, *thresholds)} != {int}:
+        raise ValueError("a limit has no amount")
+    return Limit(path, unit, window, amount, known_zone(zone), pools, thresholds)
+
+
 def _outcome(row: Any) -> tuple[int, Outcome]:
-    ticket, first, second = row
+    ticket, first, second, *rest = row
     if type(ticket) is not int or type(second) is not str:
         raise ValueError("an answer is none")
     if type(first) is int and first >= 0:
         leaf_hash = bytes.fromhex(second)
         if len(leaf_hash) != 32:
             raise ValueError("a leaf hash has 32 bytes")
-        return ticket, Position(first, leaf_hash)
+        (admission,) = rest
+        return ticket, Position(first, leaf_hash) if admission is None else AdmittedPosition(
+            first, leaf_hash, admission
+        )
     if type(first) is not str:
         raise ValueError("an answer is none")
     return ticket, _ERRORS.get(first, AuditError)(second)

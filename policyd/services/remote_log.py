@@ -21,6 +21,8 @@ from typing import Any, Final
 from audit.record import Blob, Entry
 from audit.store import Position
 from policyd.errors import AuditError, Overloaded, PolicydError
+from policyd.ledger.store import Operation
+from policyd.services.commit import Outcome, Submission
 from policyd.services.committer import Committer
 from policyd.services.forecast import WEIGHT
 from policyd.services.idempotency import Claim
@@ -28,8 +30,7 @@ from policyd.services.link import (
     Answered,
     Appended,
     FrameReader,
-    Outcome,
-    Submission,
+    Ticketed,
     Told,
     answers_frame,
     append_frames,
@@ -89,7 +90,7 @@ class RemoteLog(_End):
         self._since_s: dict[int, float] = {}
         self._usual_s = 0.0
         self._next_ticket = 0
-        self._waiting: list[Submission] = []
+        self._waiting: list[Ticketed] = []
         self._idle = asyncio.Event()
         self._idle.set()
         self._ended: str | None = None
@@ -135,7 +136,13 @@ class RemoteLog(_End):
         """Entries of the whole log, as far as the answers to this process tell."""
         return self._entries_total
 
-    async def submit(self, entry: Entry, blobs: Iterable[Blob] = (), claim: Claim | None = None) -> Position:
+    async def submit(
+        self,
+        entry: Entry,
+        blobs: Iterable[Blob] = (),
+        claim: Claim | None = None,
+        operation: Operation | None = None,
+    ) -> Position:
         """As ``Committer.submit``: answers when the entry is durable."""
         if self.fault is not None:
             raise AuditError(self.fault)
@@ -149,7 +156,7 @@ class RemoteLog(_End):
         self._idle.clear()
         if not self._waiting:
             self._loop.call_soon(self._send)
-        self._waiting.append(Submission(ticket, entry, tuple(blobs), claim))
+        self._waiting.append(Ticketed(ticket, Submission(entry, tuple(blobs), claim, operation)))
         return await answer
 
     async def close(self) -> None:
@@ -248,13 +255,13 @@ class WriterLink(_End):
             return
         if isinstance(message, Answered):
             raise AuditError("an API process sent answers to the writer")
-        for submission in message.submissions:
+        for ticketed in message.submissions:
             try:
-                answer = self._committer.enqueue(submission.entry, submission.blobs, submission.claim)
+                answer = self._committer.enqueue(ticketed.submission)
             except PolicydError as error:
-                self._collect(submission.ticket, error)
+                self._collect(ticketed.ticket, error)
             else:
-                answer.add_done_callback(partial(self._written, submission.ticket))
+                answer.add_done_callback(partial(self._written, ticketed.ticket))
 
     def _written(self, ticket: int, answer: asyncio.Future[Position]) -> None:
         error = answer.exception()

@@ -13,13 +13,14 @@ from typing import Any, Protocol
 
 import orjson
 
-from audit.query import Record
+from audit.query import DECISION_KINDS, Record
 from policyd.core.decide import decide
 from policyd.core.facts import facts_from_json
 from policyd.core.sheet import Sheet, sheet_from_content
 from policyd.core.workload import DecisionOptions
 from policyd.errors import AuditError, NotFound
 from policyd.services.answers import LISTED_MAX, Made, Revisions, answer_json, workload_from_record
+from policyd.services.reservations import admitted
 
 
 class Blobs(Protocol):
@@ -49,8 +50,8 @@ class Replayed:
 async def replay(log: Blobs, entry_id: str) -> Replayed:
     """The decision of that id. Raises ``NotFound``, and ``AuditError`` when record, sheet or facts disagree."""
     record = await log.by_id(entry_id)
-    if record.kind == "revision":
-        raise NotFound(f"{entry_id} is the activation of a revision, not a decision")
+    if record.kind not in DECISION_KINDS:
+        raise NotFound(f"{entry_id} is a {record.kind}, not a decision")
     body = orjson.loads(record.body)
     if record.kind != "decision":
         return Replayed(record, body, None)
@@ -71,6 +72,7 @@ async def replay(log: Blobs, entry_id: str) -> Replayed:
         decision=decide(workload, sheet, facts),
         mode=body["mode"],
     )
+    made = admitted(made, body.get("admission"))
     _compare(body, made)
     return Replayed(record, body, made)
 

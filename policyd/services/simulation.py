@@ -27,6 +27,7 @@ from policyd.core.principal import Principal
 from policyd.core.snapshot import Snapshot
 from policyd.core.workload import DecisionRequest
 from policyd.errors import AuditError, PolicydError, RequestError
+from policyd.ledger.store import Operation
 from policyd.ports import Engine, Entitlements, PolicyTree
 from policyd.services.activation import Activation
 from policyd.services.answers import Made, Revisions
@@ -129,7 +130,13 @@ def _shared(old: Mapping[str, int], asked: Mapping[str, int]) -> dict[str, int]:
 class _NoLog:
     """The log of a simulation: there is none."""
 
-    async def submit(self, entry: Entry, blobs: Sequence[Blob] = (), claim: Claim | None = None) -> Position:
+    async def submit(
+        self,
+        entry: Entry,
+        blobs: Sequence[Blob] = (),
+        claim: Claim | None = None,
+        operation: Operation | None = None,
+    ) -> Position:
         """Refuse."""
         raise AuditError(f"a simulation writes nothing, and {len(blobs)} blobs of a {entry.kind} were to be written")
 

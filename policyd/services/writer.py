@@ -29,6 +29,8 @@ from policyd.services.checkpoints import LogFiles, audit_error
 from policyd.services.commit import Batch, Commit, Outcome
 from policyd.services.data_directory import DataDirectory
 
+QUIET_S: Final = 1.0
+"""How often a writer without work looks for holds that are due."""
 _log: Final = logging.getLogger(__name__)
 
 
@@ -115,10 +117,10 @@ class Writer:
         self._end()
 
     def _next(self) -> Batch | None:
-        """The next batch; one without entries when it is time for a checkpoint; None at the end."""
+        """The next batch; one without entries when it is time for a checkpoint or quiet for a while; None at the end."""
         wait_s = self._commit.checkpoint_wait_s if self._commit is not None else None
         try:
-            return self._batches.get(timeout=wait_s)
+            return self._batches.get(timeout=QUIET_S if wait_s is None else min(wait_s, QUIET_S))
         except Empty:
             return ()
 

@@ -9,7 +9,7 @@ import pytest
 
 from policyd.api import direct
 
-MOMENT = ("id", "time", "valid_until", "audit")
+MOMENT = ("id", "time", "valid_until", "audit", "reservation")
 
 
 def by_the_framework(server: Any, monkeypatch: pytest.MonkeyPatch, **request: Any) -> httpx.Response:

@@ -9,10 +9,14 @@ from hypothesis import strategies as st
 from audit.record import Blob, Entry, Search
 from audit.store import Position
 from policyd.errors import AuditError, KeyInProgress, Overloaded
+from policyd.ledger.rules import UNITS, Charge, Limit, Reservation
+from policyd.ledger.store import Extension, Settlement, Void
+from policyd.ledger.windows import WINDOWS
 from policyd.services import link
 from policyd.services.clock import uuid7
+from policyd.services.commit import AdmittedPosition, Submission
 from policyd.services.idempotency import Claim
-from policyd.services.link import Answered, Appended, FrameReader, Submission, Told
+from policyd.services.link import Answered, Appended, FrameReader, Ticketed, Told
 
 words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 terms = st.lists(st.tuples(st.sampled_from(["data_source", "rule"]), words), max_size=3).map(tuple)
@@ -26,11 +30,34 @@ entries = st.builds(
     terms,
 )
 claims = st.none() | st.builds(Claim, st.binary(max_size=32), st.binary(max_size=32), times, times)
-submissions = st.lists(st.builds(Submission, st.integers(0, 2**53 - 1), entries, blobs, claims), max_size=6)
+amounts = st.integers(0, 2**53 - 1)
+ids = times.map(uuid7)
+limits = st.builds(
+    Limit,
+    words,
+    st.sampled_from(UNITS),
+    st.sampled_from(WINDOWS),
+    amounts,
+    st.sampled_from(["UTC", "Europe/Berlin"]),
+    words,
+    st.lists(st.integers(1, 100), max_size=3).map(tuple),
+)
+charges = st.lists(st.builds(Charge, limits, st.none() | amounts), max_size=4).map(tuple)
+operations = st.one_of(
+    st.none(),
+    st.builds(Reservation, ids, charges, amounts),
+    st.builds(Settlement, ids, st.lists(st.tuples(st.sampled_from(UNITS), amounts), max_size=3).map(tuple)),
+    st.builds(Void, ids),
+    st.builds(Extension, ids, amounts),
+)
+submissions = st.lists(
+    st.builds(Ticketed, amounts, st.builds(Submission, entries, blobs, claims, operations)), max_size=6
+)
 outcomes = st.lists(
     st.tuples(
         st.integers(0, 2**53 - 1),
-        st.builds(Position, st.integers(0, 2**53 - 1), st.binary(min_size=32, max_size=32)),
+        st.builds(Position, amounts, st.binary(min_size=32, max_size=32))
+        | st.builds(AdmittedPosition, amounts, st.binary(min_size=32, max_size=32), st.just({"time_us": 1})),
     ),
     max_size=6,
 )
@@ -42,7 +69,7 @@ def cut(data: bytes, size: int) -> list[bytes]:
 
 @given(submissions, outcomes, st.integers(1, 400))
 def test_what_goes_in_comes_out_however_it_is_cut(
-    given_submissions: list[Submission], given_outcomes: list[tuple[int, Position]], size: int
+    given_submissions: list[Ticketed], given_outcomes: list[tuple[int, Position]], size: int
 ) -> None:
     sent = [*link.append_frames(given_submissions), link.answers_frame(given_outcomes), link.told_frame({"a": 1})]
     reader = FrameReader()
@@ -54,7 +81,7 @@ def test_what_goes_in_comes_out_however_it_is_cut(
 
 @given(submissions.filter(bool), st.data())
 def test_a_garbled_frame_is_an_audit_error_or_another_sound_message_and_nothing_else(
-    given_submissions: list[Submission], data: st.DataObject
+    given_submissions: list[Ticketed], data: st.DataObject
 ) -> None:
     sent = bytearray(b"".join(link.append_frames(given_submissions)))
     sent[data.draw(st.integers(0, len(sent) - 1))] ^= data.draw(st.integers(1, 255))
@@ -100,6 +127,6 @@ def test_an_error_stays_an_error() -> None:
 
 def test_many_entries_travel_in_frames_of_bounded_length() -> None:
     entry = Entry("decision", uuid7(1), 1, b"x" * 60_000)
-    frames = list(link.append_frames(Submission(number, entry) for number in range(100)))
+    frames = list(link.append_frames(Ticketed(number, Submission(entry)) for number in range(100)))
     assert len(frames) > 3
     assert max(map(len, frames)) < 2 * link.FRAME_FULL_BYTES

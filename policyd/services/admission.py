@@ -1,0 +1,183 @@
+"""The ledger in the writer's transaction: each submission that touches budgets is judged before it is appended.
+
+    batch ──LedgerRows.apply──► held: the record gets its admission
+                            ──► no room: the record becomes a deny
+                            ──► refused: no record, an error
+    what happened by the way (expired holds, changed limits, thresholds) becomes entries of its own, in the order of the
+    postings, so that the log folds into the balances
+
+Rules: a record's bytes are made here for the last time; ``admission`` and ``accounts`` sort before every other key of a
+body, so they are put in front without encoding it again. It owns no transaction: ``policyd.services.commit`` does.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Protocol
+
+import orjson
+from sqlalchemy import Connection
+
+from audit.record import Entry, Search, encode
+from policyd.errors import PolicydError
+from policyd.ledger.rules import AccountKey, Crossing, Denied, Posted, Posting, Relimited, Reservation
+from policyd.ledger.store import Applied, LedgerRows, Operation
+from policyd.services.clock import rfc3339, uuid7
+
+RECORD_VERSION: Final = 1
+CHARGE_MAX_BYTES: Final = 1_024
+"""The longest that one charge takes in a record."""
+DUE_EVERY_US: Final = 1_000_000
+"""How often a batch without reservations looks for holds that are due."""
+
+
+class Submitted(Protocol):
+    """What is judged: an entry, and what it asks of the ledger."""
+
+    @property
+    def entry(self) -> Entry: ...
+
+    @property
+    def operation(self) -> Operation | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """The entries to append, in order; what the ledger says of submissions, and which it refuses, by entry id."""
+
+    entries: list[Entry]
+    admissions: Mapping[str, Mapping[str, Any]]
+    refused: Mapping[str, PolicydError]
+
+
+class Admission:
+    """The ledger of one connection, made anew with it. Only a file has one writer alone."""
+
+    def __init__(self, connection: Connection, log: int) -> None:
+        self._ledger = LedgerRows(connection, shared=connection.dialect.name != "sqlite", log=log)
+        self._looked_us = 0
+
+    def judge(self, connection: Connection, batch: Sequence[Submitted]) -> Judged:
+        """Apply what the batch asks of the ledger. Nothing is stored before ``write``."""
+        operations = [each.operation for each in batch if each.operation is not None]
+        if not operations and not self._is_due(connection):
+            return Judged([each.entry for each in batch], {}, {})
+        applied = self._ledger.apply(connection, operations)
+        self._looked_us = applied.time_us
+        entries = list(_by_the_way(applied))
+        admissions: dict[str, Mapping[str, Any]] = {}
+        refused: dict[str, PolicydError] = {}
+        results = iter(applied.results)
+        for each in batch:
+            if each.operation is None:
+                entries.append(each.entry)
+                continue
+            result = next(results)
+            if isinstance(result, PolicydError):
+                refused[each.entry.id] = result
+                continue
+            told = admission_of(each.operation, result, applied.time_us)
+            admissions[each.entry.id] = told
+            entries.append(_recorded(each, result, told))
+            if isinstance(result, Posted):
+                entries += [_threshold(crossing, applied.time_us) for crossing in result.crossings]
+        return Judged(entries, admissions, refused)
+
+    def write(self, connection: Connection) -> None:
+        """Store what ``judge`` has changed."""
+        self._ledger.write(connection)
+
+    def forget(self) -> None:
+        """After a rollback, what was judged did not happen."""
+        self._ledger.forget()
+
+    def _is_due(self, connection: Connection) -> bool:
+        now_us = self._ledger.now(connection)
+        if now_us - self._looked_us < DUE_EVERY_US:
+            return False
+        self._looked_us = now_us
+        return self._ledger.due(connection)
+
+
+def admission_of(operation: Operation, result: Posted | Denied, time_us: int) -> dict[str, Any]:
+    """What the record says of the ledger, as plain JSON values."""
+    if isinstance(result, Denied):
+        key = dict(zip(AccountKey._fields, result.key, strict=True))
+        room = {"why": result.why, "asked": result.asked, "limit": result.limit, "remaining": result.remaining}
+        return {"denied": {**key, **room, "resets_us": result.resets_us}, "time_us": time_us}
+    told: dict[str, Any] = {"postings": [posting_json(posting) for posting in result.postings], "time_us": time_us}
+    if isinstance(operation, Reservation):
+        told["charges"] = [amount for _, amount in result.hold.charges]
+        told["expires_us"] = result.hold.expires_us
+        told["hold_us"] = result.hold.hold_us
+    else:
+        told["state"] = result.hold.state
+        told["expires_us"] = result.hold.expires_us
+    if result.replay:
+        told["replay"] = True
+    return told
+
+
+def posting_json(posting: Posting) -> list[Any]:
+    """Account (path, pools, unit, window, start), number, limit, reserved, spent, leased, debt."""
+    return [*posting.key, *posting[1:]]
+
+
+def _recorded(each: Submitted, result: Posted | Denied, told: Mapping[str, Any]) -> Entry:
+    entry = each.entry
+    if isinstance(result, Denied):
+        return _denied(entry, told)
+    key = "admission" if isinstance(each.operation, Reservation) else "accounts"
+    return entry.begun_with(key, orjson.dumps(told, option=orjson.OPT_SORT_KEYS))
+
+
+NO_BUDGET: Final = "no_budget"
+"""The rule that refuses every pool of a decision without budget."""
+
+
+def _denied(entry: Entry, told: Mapping[str, Any]) -> Entry:
+    """The record of a decision that would have been an allow: nothing is ranked, and every pool is refused."""
+    body = orjson.loads(entry.body)
+    salt = bytes.fromhex(body.pop("salt"))
+    ranked = body.pop("ranked", [])
+    for name in ("ranked_total", "obligations"):
+        body.pop(name, None)
+    denied = {**body, "admission": told, "outcome": "deny", "denied_by": "budget"}
+    search = replace(entry.search, outcome="deny", denied_by="budget", pool=None, provider=None, country=None)
+    terms = dict.fromkeys([*entry.terms, ("rule", NO_BUDGET), *(("rejected_pool", pool) for pool, _, _ in ranked)])
+    return replace(entry, body=encode(denied, salt), search=search, terms=tuple(terms))
+
+
+def _by_the_way(applied: Applied) -> Iterable[Entry]:
+    """Entries for what nobody submitted: holds that expired, limits that changed."""
+    for expired in applied.expired:
+        body = {"event": "expired", "decision": expired.hold.id, "accounts": _accounts(expired.postings)}
+        yield _budget_entry(body, applied.time_us, expired.hold.charges[-1][0] if expired.hold.charges else None)
+        yield from (_threshold(crossing, applied.time_us) for crossing in expired.crossings)
+    for relimited in applied.relimited:
+        yield from _limit(relimited, applied.time_us)
+
+
+def _limit(relimited: Relimited, time_us: int) -> Iterable[Entry]:
+    body = {"event": "limit", "accounts": _accounts((relimited.posting,))}
+    yield _budget_entry(body, time_us, relimited.posting.key)
+    yield from (_threshold(crossing, time_us) for crossing in relimited.crossings)
+
+
+def _threshold(crossing: Crossing, time_us: int) -> Entry:
+    balance = {name: getattr(crossing, name) for name in ("percent", "sequence", "spent", "limit")}
+    return _budget_entry({"event": "threshold", "account": list(crossing.key), **balance}, time_us, crossing.key)
+
+
+def _accounts(postings: Iterable[Posting]) -> dict[str, Any]:
+    return {"postings": [posting_json(posting) for posting in postings]}
+
+
+def _budget_entry(body: Mapping[str, Any], time_us: int, key: AccountKey | None) -> Entry:
+    """An entry that the writer makes itself; it belongs to the tenant of its account, if that has one."""
+    entry_id = uuid7(time_us)
+    tenant = None if key is None or key.path == "*" else key.path.split("/")[0]
+    fields = {**body, "v": RECORD_VERSION, "kind": "budget", "id": entry_id, "time": rfc3339(time_us)}
+    return Entry("budget", entry_id, time_us, encode(fields, os.urandom(16)), Search(tenant=tenant))

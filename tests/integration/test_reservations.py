@@ -1,0 +1,184 @@
+"""Budget that decisions hold, by a real server: exact under a crowd, told in the answer, replayed from the record."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from collections.abc import Callable
+from copy import deepcopy
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import select
+
+from audit.tables import BODY
+from policyd.ledger.rows import account_of
+from policyd.ledger.tables import ACCOUNT
+
+EXAMPLES = Path(__file__).resolve().parent.parent.parent / "examples"
+PATHS = ["*", "eu-bank", "eu-bank/support-chat", "eu-bank/support-chat/prod"]
+PROD_BUDGET = '          prod: [{limit: "22000", window: month}]\n'
+
+
+def usd(micro_usd: int) -> str:
+    return f"{micro_usd // 1_000_000}.{micro_usd % 1_000_000:06d}"
+
+
+@pytest.fixture
+def fleet_with(tmp_path: Path) -> Callable[[str], Path]:
+    """The example fleet with another budget for support-chat in production."""
+
+    def make(budgets: str) -> Path:
+        fleet = tmp_path / "fleet"
+        shutil.copytree(EXAMPLES / "fleet", fleet, dirs_exist_ok=True)
+        text = (fleet / "tenants.yaml").read_text()
+        assert PROD_BUDGET in text
+        (fleet / "tenants.yaml").write_text(text.replace(PROD_BUDGET, f"          prod: [{budgets}]\n"))
+        return fleet
+
+    return make
+
+
+def serve(serving_with: Callable[..., Any], fleet: Path, **flags: Any) -> Any:
+    return serving_with(fleet=fleet, facts={"path": EXAMPLES / "facts.yaml"}, **flags)
+
+
+@pytest.fixture
+def cost(api: Any, bank_chat: dict[str, Any]) -> int:
+    """What the decision of ``bank_chat`` holds, in micro-USD."""
+    answered = api.client.post("/v1/decisions", json=bank_chat).json()
+    held = answered["reservation"]["micro_usd"]
+    assert held == max(entry["cost"]["micro_usd"] for entry in answered["ranked"])
+    return int(held)
+
+
+def accounts(server: Any) -> dict[tuple[str, str], Any]:
+    with server.parts.reader._engine.connect() as connection:
+        found = [account_of(row) for row in connection.execute(select(ACCOUNT))]
+    return {(each.key.path, each.key.unit): each for each in found}
+
+
+def test_an_allow_says_what_it_holds(api: Any, bank_chat: dict[str, Any]) -> None:
+    answered = api.client.post("/v1/decisions", json=bank_chat).json()
+    held = answered["reservation"]
+    assert held["id"] == answered["id"]
+    assert held["accounts"] == PATHS
+    assert answered["valid_until"] <= held["expires_at"]
+    again = api.client.get(f"/v1/decisions/{answered['id']}").json()
+    assert again["reservation"] == held
+    assert again["ranked"] == answered["ranked"]
+    listed = api.client.get("/v1/decisions", params={"request_id": again["request_id"]}).json()["items"][0]
+    assert [posting[0] for posting in listed["admission"]["postings"]] == PATHS
+
+
+def test_nothing_is_held_for_who_does_not_ask(api: Any, bank_chat: dict[str, Any]) -> None:
+    before = accounts(api)
+    bank_chat["options"]["reserve"] = False
+    assert api.client.post("/v1/decisions", json=bank_chat).json()["reservation"] is None
+    denied = deepcopy(bank_chat)
+    denied["options"]["reserve"] = True
+    denied["workload"]["resources"] = {"gpu_count": 60_000}
+    answered = api.client.post("/v1/decisions", json=denied).json()
+    assert (answered["outcome"], answered["reservation"]) == ("deny", None)
+    assert accounts(api) == before
+
+
+def test_a_short_hold_ends_the_validity(serving_with: Any, bank_chat: dict[str, Any]) -> None:
+    with serving_with(budgets={"hold_ms": 1_000}) as server:
+        answered = server.client.post("/v1/decisions", json=bank_chat).json()
+        assert answered["valid_until"] == answered["reservation"]["expires_at"]
+        assert server.client.get(f"/v1/decisions/{answered['id']}").json()["valid_until"] == answered["valid_until"]
+        lasts = datetime.fromisoformat(answered["valid_until"]) - datetime.fromisoformat(answered["time"])
+        assert lasts.total_seconds() < 2
+
+
+def test_without_room_the_answer_is_a_deny_that_says_where(
+    serving_with: Any, fleet_with: Any, bank_chat: dict[str, Any], cost: int
+) -> None:
+    with serve(serving_with, fleet_with(f'{{limit: "{usd(2 * cost + 1)}", window: month}}')) as server:
+        answers = [server.client.post("/v1/decisions", json=bank_chat) for _ in range(3)]
+        assert [found.status_code for found in answers] == [200, 200, 200]
+        allowed, _, denied = (found.json() for found in answers)
+        assert (denied["outcome"], denied["denied_by"], denied["ranked"]) == ("deny", "budget", [])
+        assert denied["reservation"] is None
+        ranked = {entry["pool"] for entry in allowed["ranked"]}
+        refused = {entry["pool"]: entry["violations"] for entry in denied["rejected"]}
+        assert ranked < refused.keys()
+        assert len(refused) == len(allowed["rejected"]) + allowed["ranked_total"]
+        (violation,) = refused[allowed["ranked"][0]["pool"]]
+        assert violation["rule"] == "no_budget"
+        assert violation["required"] == cost
+        assert violation["observed"]["account"] == "eu-bank/support-chat/prod"
+        assert violation["observed"]["remaining"] == 1
+        assert violation["observed"]["resets_at"] > denied["time"]
+        record = server.client.get(f"/v1/decisions/{denied['id']}").json()
+        assert {key: record[key] for key in denied} == denied
+        explained = server.client.get(f"/v1/decisions/{denied['id']}/explanation", params={"format": "text"}).text
+        assert "denied by budget" in explained
+        assert "eu-bank/support-chat/prod" in explained
+        found = server.client.get("/v1/decisions", params={"denied_by": "budget", "rule": "no_budget"}).json()["items"]
+        assert [item["id"] for item in found] == [denied["id"]]
+        top = accounts(server)["eu-bank", "micro_usd"]
+        assert top.reserved == 2 * cost
+
+
+def test_what_is_in_flight_is_limited_for_a_group_of_pools(
+    serving_with: Any, fleet_with: Any, bank_chat: dict[str, Any], api: Any
+) -> None:
+    first = api.client.post("/v1/decisions", json=bank_chat).json()["ranked"][0]["pool"]
+    group = api.parts.snapshot.fleet.pools[first].group
+    bank_chat["options"]["limit"] = 1
+    with serve(serving_with, fleet_with(f"{{limit: 2, unit: in_flight, pools: {group}}}")) as server:
+        outcomes = [server.client.post("/v1/decisions", json=bank_chat).json()["outcome"] for _ in range(3)]
+        assert outcomes == ["allow", "allow", "deny"]
+        assert accounts(server)["eu-bank/support-chat/prod", "in_flight"].reserved == 2
+
+
+def test_64_clients_at_once_get_what_there_is_and_no_more(
+    serving_with: Any, fleet_with: Any, bank_chat: dict[str, Any], cost: int
+) -> None:
+    room = 100
+    limits = f'{{limit: "{usd(room * cost)}", window: month}}, {{limit: 1000, unit: requests, window: day}}'
+    with serve(serving_with, fleet_with(limits)) as server:
+
+        async def client(http: httpx.AsyncClient) -> list[dict[str, Any]]:
+            return [(await http.post("/v1/decisions", json=bank_chat)).json() for _ in range(4)]
+
+        async def crowd() -> list[dict[str, Any]]:
+            async with httpx.AsyncClient(base_url=server.address, timeout=60, limits=httpx.Limits()) as http:
+                answers = await asyncio.gather(*(client(http) for _ in range(64)))
+            return [answer for some in answers for answer in some]
+
+        answers = asyncio.run(crowd())
+        allowed = [answer for answer in answers if answer["outcome"] == "allow"]
+        assert len(answers) == 256
+        assert len(allowed) == room
+        assert {answer["denied_by"] for answer in answers if answer["outcome"] == "deny"} == {"budget"}
+        found = accounts(server)
+        assert found["eu-bank/support-chat/prod", "micro_usd"].reserved == room * cost
+        assert found["eu-bank/support-chat/prod", "requests"].reserved == room
+        assert_log_folds(server)
+
+
+def assert_log_folds(server: Any) -> None:
+    """The postings in the log, in its order, are dense for each account and end at the stored balances."""
+    last: dict[tuple[Any, ...], list[Any]] = {}
+    with server.parts.reader._engine.connect() as connection:
+        for (body,) in connection.execute(select(BODY.c.body).order_by(BODY.c.index)):
+            document = json.loads(body)
+            told = document.get("admission") or document.get("accounts") or {}
+            for posting in told.get("postings", ()):
+                key, balance = tuple(posting[:5]), posting[5:]
+                assert balance[0] == (last[key][0] if key in last else 0) + 1
+                last[key] = balance
+        stored = [account_of(row) for row in connection.execute(select(ACCOUNT))]
+    kept = {
+        tuple(each.key): [each.sequence, each.limit, each.reserved, each.spent, each.leased, each.debt]
+        for each in stored
+        if each.sequence
+    }
+    assert last == kept
