@@ -117,7 +117,7 @@ class Writer:
         self._end()
 
     def _next(self) -> Batch | None:
-        """The next batch; one without entries when it is time for a checkpoint or quiet for a while; None at the end."""
+        """The next batch; one without entries for a checkpoint or when it is quiet; None at the end."""
         wait_s = self._commit.checkpoint_wait_s if self._commit is not None else None
         try:
             return self._batches.get(timeout=QUIET_S if wait_s is None else min(wait_s, QUIET_S))
