@@ -34,6 +34,8 @@ REMEMBERED_PLACES_MAX: Final = 20_000
 Clock = Callable[[], tuple[int, int]]
 """The wall clock and a clock that never jumps, both in microseconds."""
 
+_DATABASE_US: Final = cast(func.extract("epoch", func.clock_timestamp()) * 1_000_000, BigInteger)
+
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
@@ -87,18 +89,24 @@ def machine_clock() -> tuple[int, int]:
 
 
 class LedgerRows:
-    """The ledger behind one connection. ``log`` is the number of the log that shares its transactions."""
+    """The ledger behind one connection. ``log`` is the number of the log that shares its transactions.
+
+    The wall clock is that of the database where several writers share it, unless a ``clock`` is given.
+    """
 
     def __init__(
-        self, connection: Connection, *, shared: bool = False, log: int = 0, clock: Clock = machine_clock
+        self, connection: Connection, *, shared: bool = False, log: int = 0, clock: Clock | None = None
     ) -> None:
         self._shared = shared
         self._log = log
-        self._clock = clock
+        self._clock = clock or machine_clock
+        self._database_time = shared and clock is None
         self._places: dict[int, _Place] = {}
         self.forget()
         last_us = connection.execute(select(func.max(TIME.c.last_us))).scalar() or 0
-        wall_us, monotonic_us = clock()
+        wall_us, monotonic_us = self._clock()
+        if self._database_time:
+            wall_us = connection.execute(select(_DATABASE_US)).scalar_one()
         self._time = LedgerTime(max(last_us, wall_us), monotonic_us)
 
     def forget(self) -> None:
@@ -168,9 +176,9 @@ class LedgerRows:
         """The ledger time, which moves on by being asked."""
         wall_us, monotonic_us = self._clock()
         if self._shared:
-            database_us = cast(func.extract("epoch", func.clock_timestamp()) * 1_000_000, BigInteger)
-            last_us, wall_us = connection.execute(select(func.max(TIME.c.last_us), database_us)).one()
+            last_us, database_us = connection.execute(select(func.max(TIME.c.last_us), _DATABASE_US)).one()
             self._time.last_us = max(self._time.last_us, last_us or 0)
+            wall_us = database_us if self._database_time else wall_us
         return self._time.advance(wall_us, monotonic_us)
 
     def _limits(self, asked: Iterable[Reservation], time_us: int) -> dict[AccountKey, tuple[Limit, int | None]]:

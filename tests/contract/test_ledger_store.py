@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
@@ -11,6 +12,7 @@ from sqlalchemy import Engine, select, text
 from sqlalchemy.exc import IntegrityError
 
 from audit import store as log_store
+from audit.postgresql_store import PostgresqlStore
 from policyd.errors import NotFound, ReservationConflict
 from policyd.ledger.rows import account_of
 from policyd.ledger.rules import AccountKey, Charge, Denied, Limit, Posted, Reservation
@@ -43,18 +45,25 @@ def asked(nth: int, amount: int | None, *limits: Limit, hold_us: int = HOUR_US) 
     return Reservation(name(nth), tuple(Charge(limit, amount) for limit in limits or (ROOT, TENANT)), hold_us)
 
 
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Engine]:
-    engine = log_store.open_sqlite(tmp_path / "audit.sqlite", "process_safe", origin="policyd/test")
-    yield engine
-    engine.dispose()
+@pytest.fixture(params=["sqlite", "postgresql"])
+def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
+    if request.param == "sqlite":
+        found = log_store.open_sqlite(tmp_path / "audit.sqlite", "process_safe", origin="policyd/test")
+    else:
+        address = request.getfixturevalue("database")
+        log = PostgresqlStore(address, tmp_path / "origin").open_writer("process_safe", "policyd/test")
+        log.connection.close()
+        found = log.connection.engine
+    yield found
+    found.dispose()
 
 
 class Book:
     """One writer of the ledger: a connection, a transaction for each batch."""
 
-    def __init__(self, database: Engine, *, shared: bool = False, clock: Clock | None = None, log: int = 0) -> None:
-        self.connection = database.connect()
+    def __init__(self, engine: Engine, *, clock: Clock | None = None, log: int = 0) -> None:
+        self.connection = engine.connect()
+        shared = engine.dialect.name == "postgresql"
         self.clock = clock or Clock()
         with self.connection.begin():
             self.rows = LedgerRows(self.connection, shared=shared, clock=self.clock, log=log)
@@ -75,15 +84,15 @@ class Book:
 
 
 @pytest.fixture
-def book(database: Engine) -> Iterator[Book]:
-    book = Book(database)
+def book(engine: Engine) -> Iterator[Book]:
+    book = Book(engine)
     yield book
     book.connection.close()
 
 
-def reopened(book: Book, database: Engine) -> Book:
+def reopened(book: Book, engine: Engine) -> Book:
     book.connection.close()
-    return Book(database, clock=book.clock)
+    return Book(engine, clock=book.clock)
 
 
 def test_one_batch_admits_in_order_until_there_is_no_room(book: Book) -> None:
@@ -97,10 +106,10 @@ def test_one_batch_admits_in_order_until_there_is_no_room(book: Book) -> None:
     assert [type(result) for result in smaller] == [Denied, Posted]
 
 
-def test_the_balance_is_there_after_a_restart(book: Book, database: Engine) -> None:
+def test_the_balance_is_there_after_a_restart(book: Book, engine: Engine) -> None:
     book(asked(1, 40), asked(2, 20))
     book(Settlement(name(1), (("micro_usd", 45),)))
-    book = reopened(book, database)
+    book = reopened(book, engine)
     assert book.balance() == (20, 45, 0)
     assert isinstance(book(asked(3, 36)).results[0], Denied)
     again = book(Settlement(name(1), (("micro_usd", 45),)), Settlement(name(1), (("micro_usd", 4),)), Void(name(2)))
@@ -111,17 +120,17 @@ def test_the_balance_is_there_after_a_restart(book: Book, database: Engine) -> N
     assert isinstance(book(Void(name(77))).results[0], NotFound)
 
 
-def test_reserved_and_settled_in_one_batch(book: Book, database: Engine) -> None:
+def test_reserved_and_settled_in_one_batch(book: Book, engine: Engine) -> None:
     book(asked(1, 40), Settlement(name(1), (("micro_usd", 130),)), asked(2, 1))
-    book = reopened(book, database)
+    book = reopened(book, engine)
     assert book.balance() == (0, 130, 30)
     assert isinstance(book(asked(3, 0)).results[0], Denied)
 
 
-def test_a_hold_expires_by_itself_and_only_once(book: Book, database: Engine) -> None:
+def test_a_hold_expires_by_itself_and_only_once(book: Book, engine: Engine) -> None:
     book(asked(1, 40), asked(2, 30, hold_us=2 * HOUR_US))
     book.clock.run(HOUR_US)
-    book = reopened(book, database)
+    book = reopened(book, engine)
     with book.connection.begin():
         assert book.rows.due(book.connection)
     done = book()
@@ -183,10 +192,10 @@ def test_the_database_keeps_the_invariant_by_itself(book: Book) -> None:
             book.connection.execute(statement)
 
 
-def test_ledger_time_does_not_go_back_over_a_restart(book: Book, database: Engine) -> None:
+def test_ledger_time_does_not_go_back_over_a_restart(book: Book, engine: Engine) -> None:
     before = book(asked(1, 40)).time_us
     book.clock.wall_us -= 2 * HOUR_US
-    book = reopened(book, database)
+    book = reopened(book, engine)
     assert book(asked(2, 1)).time_us == before
 
 
@@ -200,3 +209,45 @@ def test_a_thousand_at_once_and_room_for_a_hundred(book: Book) -> None:
     assert book.balance("crowd") == (500, 0, 0)
     with book.connection.begin():
         assert len(book.connection.execute(select(HOLD)).all()) == 100
+
+
+def test_many_writers_at_once_and_room_for_a_hundred(engine: Engine) -> None:
+    """Two replicas on one database; a file has one writer, and it meets the same crowd alone."""
+    limits = Limit("crowd", "micro_usd", "month", 500), Limit("*", "micro_usd", "total", 10_000)
+    writers = [Book(engine, log=log) for log in range(2 if engine.dialect.name == "postgresql" else 1)]
+    admitted: list[int] = []
+
+    def writer(nth: int) -> None:
+        for start in range(nth * 50, 1_000, len(writers) * 50):
+            done = writers[nth](*(asked(place, 5, *limits) for place in range(start, start + 50)))
+            admitted.append(sum(isinstance(result, Posted) for result in done.results))
+
+    threads = [threading.Thread(target=writer, args=(nth,)) for nth in range(len(writers))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sum(admitted) == 100
+    assert len(admitted) == 20
+    assert writers[0].balance("crowd") == writers[0].balance("*") == (500, 0, 0)
+    for each in writers:
+        each.connection.close()
+
+
+def test_two_writers_let_a_hold_expire_once(engine: Engine) -> None:
+    if engine.dialect.name == "sqlite":
+        return  # a file has one writer
+    clock = Clock()
+    first, second = Book(engine, clock=clock, log=0), Book(engine, clock=clock, log=1)
+    first(*(asked(nth, 1, ROOT) for nth in range(40)))
+    clock.run(HOUR_US)
+    with first.connection.begin():
+        mine = first.rows.apply(first.connection, [])
+        theirs = second()
+        first.rows.write(first.connection)
+    assert len(mine.expired) == 40
+    assert theirs.expired == ()
+    assert second().expired == ()
+    assert first.balance("*") == (0, 40, 0)
+    first.connection.close()
+    second.connection.close()
