@@ -217,6 +217,7 @@ def encode(fields: Mapping[str, Any], salt: bytes) -> bytes:
 
 
 _SCALARS: Final = frozenset({str, int, bool, type(None)})
+_TEXT: Final = frozenset({str})
 
 
 def _sound(value: Any, ascii_keys: bool) -> bool:
@@ -225,18 +226,23 @@ def _sound(value: Any, ascii_keys: bool) -> bool:
     A quick yes for what the product writes; what it does not say yes to, ``_check_json`` judges and names. A body that
     is ASCII as a whole has ``ascii_keys``.
     """
-    kind = type(value)
-    if kind is dict:
-        if set(map(type, value)) - {str} or not (ascii_keys or all(map(str.isascii, value))):
+    pending = [value]
+    # Grows while it is read: what holds more than scalars is looked into next.
+    for part in pending:
+        kind = type(part)
+        if kind is dict:
+            if not _TEXT.issuperset(map(type, part)) or not (ascii_keys or all(map(str.isascii, part))):
+                return False
+            parts = part.values()
+        elif kind is list or kind is tuple:
+            parts = part
+        elif kind in _SCALARS:
+            continue
+        else:
             return False
-        parts = value.values()
-    elif kind is list or kind is tuple:
-        parts = value
-    else:
-        return kind in _SCALARS
-    if _SCALARS.issuperset(map(type, parts)):
-        return True
-    return all(type(part) in _SCALARS or _sound(part, ascii_keys) for part in parts)
+        if not _SCALARS.issuperset(map(type, parts)):
+            pending += [each for each in parts if type(each) not in _SCALARS]
+    return True
 
 
 def _check_json(root: Mapping[str, Any]) -> None:

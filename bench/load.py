@@ -110,11 +110,11 @@ def _length(head: bytes) -> int | None:
     return int(rest.partition(b"\r\n")[0]) if found else None
 
 
-def written(address: str, path: str, body: bytes) -> bytes:
+def written(address: str, path: str, body: bytes, encoding: str) -> bytes:
     """A request as it goes over the wire."""
     head = (
         f"POST {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\n"
-        f"Accept: */*\r\nContent-Length: {len(body)}\r\n\r\n"
+        f"Accept: */*\r\nAccept-Encoding: {encoding}\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
 
@@ -151,11 +151,12 @@ def main() -> None:
     parser.add_argument("path")
     parser.add_argument("bodies")
     parser.add_argument("--in-flight", type=int, default=64)
+    parser.add_argument("--encoding", default="identity", help="what is accepted: identity or gzip")
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--count", type=int, default=1_000_000)
     options = parser.parse_args()
     requests = [
-        written(options.address.removeprefix("http://"), options.path, line)
+        written(options.address.removeprefix("http://"), options.path, line, options.encoding)
         for line in Path(options.bodies).read_bytes().splitlines()
     ]
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

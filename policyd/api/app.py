@@ -6,11 +6,13 @@ elsewhere; nothing is redirected.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 from fastapi import FastAPI, Request
 from pydantic import BaseModel
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from policyd.api import problems
 from policyd.api.authzen import authzen_router
@@ -30,6 +32,7 @@ from policyd.api.openapi_break_even import BREAK_EVEN_SHOWN
 from policyd.api.openapi_ext_authz import EXT_AUTHZ_SHOWN
 from policyd.api.openapi_reports import REPORTS_SHOWN
 from policyd.api.openapi_simulations import SIMULATION_SHOWN
+from policyd.api.packing import Packing
 from policyd.api.parts import Parts
 from policyd.api.reports import report_router
 from policyd.api.simulations import SimulationRequest, simulation_router
@@ -49,18 +52,43 @@ _SHOWN: Final[tuple[type[BaseModel], ...]] = (
 """Schemas that are described beside ``policyd.api.openapi``."""
 
 
+class _Application(FastAPI):
+    """FastAPI behind a door: what the door answers itself never comes to the framework."""
+
+    def stand_behind(self, door: Callable[[ASGIApp], ASGIApp]) -> None:
+        """Put the door before everything, with the framework behind it."""
+        self._door = door(super().__call__)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        await self._door(scope, receive, send)
+
+
+def _door(running: Parts, packing: Packing, framework: ASGIApp) -> ASGIApp:
+    """Everything that stands before the framework, from the outside in: followed, let in, answered the short way."""
+    telemetry = running.telemetry
+    inside: ASGIApp = DirectDecision(framework, running, packing)
+    if telemetry.tracing is not None:
+        inside = Admitted(inside)
+    # With several processes on the port, each admits its part of what the setting says.
+    admitted = running.settings.part_of(running.settings.api.in_flight_max)
+    limits = running.settings.api.model_copy(update={"in_flight_max": admitted})
+    gate = Gate(inside, limits, running.callers, telemetry)
+    return gate if telemetry.tracing is None else Followed(gate, telemetry.tracing)
+
+
 def create_app(running: Parts) -> FastAPI:
     """The application over a running policyd, which the caller owns. ``app.state.readiness`` can be told to drain."""
     # The usual documentation pages load scripts from elsewhere; the description itself is at /openapi.json.
-    app = FastAPI(title="policyd", docs_url=None, redoc_url=None, redirect_slashes=False)
-    readiness = Readiness(running)
+    app = _Application(title="policyd", docs_url=None, redoc_url=None, redirect_slashes=False)
+    readiness, packing = Readiness(running), Packing()
     app.state.readiness = readiness
     app.state.telemetry = running.telemetry
     routers = [
         authzen_router(running),
-        batch_router(running),
+        batch_router(running, packing),
         break_even_router(running),
-        decision_router(running),
+        decision_router(running, packing),
         ext_authz_router(running),
         fleet_router(running),
         health_router(readiness),
@@ -76,16 +104,7 @@ def create_app(running: Parts) -> FastAPI:
         await running.callers.refused(request.scope, error)
 
     problems.install(app, routers, refuse)
-    app.add_middleware(DirectDecision, parts=running)
-    tracing = running.telemetry.tracing
-    if tracing is not None:
-        app.add_middleware(Admitted)
-    # With several processes on the port, each admits its part of what the setting says.
-    admitted = running.settings.part_of(running.settings.api.in_flight_max)
-    limits = running.settings.api.model_copy(update={"in_flight_max": admitted})
-    app.add_middleware(Gate, limits=limits, callers=running.callers, telemetry=running.telemetry)
-    if tracing is not None:
-        app.add_middleware(Followed, tracing=tracing)
+    app.stand_behind(lambda framework: _door(running, packing, framework))
 
     def openapi() -> dict[str, Any]:
         return describe(app, _version(), _SHOWN)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from json import JSONDecoder
 from typing import Any, Final, TypeVar
@@ -24,14 +24,17 @@ from fastapi.responses import Response
 
 from policyd.api.bodies import json_text, parse_json, read_bytes
 from policyd.api.callers import principal_of
+from policyd.api.direct import NO_STORE
 from policyd.api.keys import key_of
 from policyd.api.openapi_batch import BATCH
+from policyd.api.packing import Packing, Pieces
 from policyd.api.parts import Parts
 from policyd.api.problems import problem_json, request_id_of
 from policyd.core.principal import Principal
 from policyd.core.workload import DecisionRequest
 from policyd.documents import nearest
 from policyd.errors import Finding, Overloaded, PolicydError, RequestError, TimedOut, TooLarge
+from policyd.services.decisions import Answered
 from policyd.services.repeats import Key, Repeats
 
 IN_PROGRESS_ITEMS: Final = 64
@@ -48,7 +51,7 @@ _BLANKS: Final = " \t\n\r"
 _log: Final = logging.getLogger(__name__)
 
 
-def batch_router(parts: Parts) -> APIRouter:
+def batch_router(parts: Parts, packing: Packing) -> APIRouter:
     """The route of the batch."""
     router = APIRouter(prefix="/v1/decisions", tags=["decisions"])
     limits = parts.settings.api
@@ -65,19 +68,17 @@ def batch_router(parts: Parts) -> APIRouter:
             key = key_of(request)
             deadline_ms = limits.request_timeout_ms * DEADLINE_PERCENT // 100
 
-            async def decided(item: bytes) -> bytes:
-                asked = parse_json(item, DecisionRequest)
-                return (await parts.decisions.decide(asked, principal, request_id)).body
+            async def decided(item: bytes) -> Answered:
+                return await parts.decisions.decide(parse_json(item, DecisionRequest), principal, request_id)
 
             if key is None:
                 answered = await each(items, decided, deadline_ms)
             else:
                 repeated = _Repeated(parts.repeats, principal, request_id, Key(key, PATH, content))
                 answered = await repeated.each(items, deadline_ms)
-            document = {"items": [item_json(answer, request_id) for answer in answered]}
-            return Response(
-                orjson.dumps(document), headers={"Cache-Control": "no-store"}, media_type="application/json"
-            )
+            sheets = [answer.made.sheet for answer in answered if isinstance(answer, Answered)]
+            headers, pieces = packing.answer(request.scope["headers"], list(body_pieces(answered, request_id)), sheets)
+            return Pieces([*headers, NO_STORE], pieces)
 
     return router
 
@@ -91,7 +92,7 @@ class _Repeated:
     request_id: str
     key: Key
 
-    async def each(self, items: Sequence[bytes], deadline_ms: int) -> list[bytes | PolicydError]:
+    async def each(self, items: Sequence[bytes], deadline_ms: int) -> list[Answered | PolicydError]:
         """The answers. Raises ``KeyInProgress``, and ``KeyReused`` before any item is decided."""
         with self.repeats.whole(self.principal, self.key):
             for place, item in enumerate(items):
@@ -105,10 +106,10 @@ class _Repeated:
             return  # an item that cannot be read has used no key
         await self.repeats.check(asked, self.principal, replace(self.key, item=place))
 
-    async def _decided(self, placed: tuple[int, bytes]) -> bytes:
+    async def _decided(self, placed: tuple[int, bytes]) -> Answered:
         place, item = placed
         asked, key = parse_json(item, DecisionRequest), replace(self.key, item=place)
-        return (await self.repeats.decide(asked, self.principal, self.request_id, key)).body
+        return await self.repeats.decide(asked, self.principal, self.request_id, key)
 
 
 @dataclass
@@ -127,10 +128,22 @@ class Slots:
         self.free += 1
 
 
-def item_json(answer: bytes | PolicydError, request_id: str) -> dict[str, Any]:
-    """One answer of a batch; the decision is encoded already."""
-    if isinstance(answer, bytes):
-        return {"status": 200, "decision": orjson.Fragment(answer)}
+def body_pieces(answered: Sequence[Answered | PolicydError], request_id: str) -> Iterator[bytes]:
+    """The body of a batch; what its decisions share is in it by reference."""
+    before = b'{"items":['
+    for answer in answered:
+        if isinstance(answer, Answered):
+            yield before + b'{"status":200,"decision":'
+            yield from answer.pieces
+            yield b"}"
+        else:
+            yield before + orjson.dumps(problem_item(answer, request_id))
+        before = b","
+    yield b"]}"
+
+
+def problem_item(answer: PolicydError, request_id: str) -> dict[str, Any]:
+    """An item of a batch that brought no decision."""
     found: dict[str, Any] = {"status": answer.http_status, "problem": problem_json(answer, request_id)}
     if answer.decision_id is not None:
         found["decision_id"] = answer.decision_id

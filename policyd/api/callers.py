@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from audit.query import Owner, Within
@@ -34,6 +35,8 @@ CERTIFICATE_KEY: Final = "policyd.certificate_names"
 """Set by the connection: the names in the client certificate that TLS verified."""
 ANONYMOUS: Final = Principal("anonymous")
 """Who asks what everybody may: no grants, so no route gives anything away by mistake."""
+HOST_MAX_BYTES: Final = 300
+"""More than any host and its port; what is remembered of them stays small."""
 RECORD_TIMEOUT_S: Final = 5
 _log: Final = logging.getLogger(__name__)
 REFUSED: Final = (Unauthenticated, Forbidden, LimitReached, WrongHost)
@@ -53,7 +56,7 @@ class Callers:
         if self.authenticator is not None:
             return await self.authenticator.principal(_shown(scope))
         hosts = [value for name, value in scope["headers"] if name == b"host"]
-        if len(hosts) != 1 or not is_loopback(_host(hosts[0].decode("latin-1"))):
+        if len(hosts) != 1 or len(hosts[0]) > HOST_MAX_BYTES or not _names_loopback(hosts[0]):
             raise WrongHost("the request does not name this machine as its host")
         return LOCAL
 
@@ -118,6 +121,11 @@ def _reads_all(principal: Principal, snapshot: Snapshot) -> bool:
 def _shown(scope: Scope) -> Shown:
     authorization = [value for name, value in scope["headers"] if name == b"authorization"]
     return Shown(authorization, scope.get(CERTIFICATE_KEY))
+
+
+@lru_cache(maxsize=256)
+def _names_loopback(host: bytes) -> bool:
+    return is_loopback(_host(host.decode("latin-1")))
 
 
 def _host(written: str) -> str:

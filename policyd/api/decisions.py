@@ -16,8 +16,10 @@ from fastapi.responses import PlainTextResponse, Response
 from audit.query import FILTERS, Record, Within
 from policyd.api.bodies import parse_json, read_bytes
 from policyd.api.callers import owner_in, principal_of, readable, require_readable
+from policyd.api.direct import NO_STORE
 from policyd.api.keys import key_of
 from policyd.api.openapi import DECIDE, EXPLANATION, RECORD, SEARCH
+from policyd.api.packing import Packing, Pieces
 from policyd.api.parts import Parts
 from policyd.api.problems import request_id_of
 from policyd.api.queries import limit_of, parameters
@@ -34,10 +36,10 @@ SEARCH_LIMIT_DEFAULT: Final = 100
 _NO_STORE: Final = {"Cache-Control": "no-store"}
 
 
-def decision_router(parts: Parts) -> APIRouter:
+def decision_router(parts: Parts, packing: Packing) -> APIRouter:
     """The routes of decisions."""
     router = APIRouter(prefix="/v1/decisions", tags=["decisions"])
-    router.post("", summary="Decide on which pools a workload may run", **DECIDE)(decide_endpoint(parts))
+    router.post("", summary="Decide on which pools a workload may run", **DECIDE)(decide_endpoint(parts, packing))
 
     async def replay_for(request: Request, id: str) -> Replayed:
         """The decision of that id, when the caller may read it; else it does not exist."""
@@ -90,7 +92,7 @@ def _hides(snapshot: Snapshot, within: Sequence[Within], pool: str | None) -> bo
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def decide_endpoint(parts: Parts) -> Endpoint:
+def decide_endpoint(parts: Parts, packing: Packing) -> Endpoint:
     """What answers ``POST /v1/decisions``."""
     body_max_bytes = parts.settings.api.body_max_bytes
 
@@ -103,8 +105,8 @@ def decide_endpoint(parts: Parts) -> Endpoint:
             answered = await parts.decisions.decide(asked, principal, request_id)
         else:
             answered = await parts.repeats.decide(asked, principal, request_id, Key(key, "/v1/decisions", content))
-        headers = {"X-Policyd-Decision-Id": answered.id, **_NO_STORE}
-        return Response(answered.body, headers=headers, media_type="application/json")
+        headers, pieces = packing.answer(request.scope["headers"], answered.pieces, (answered.made.sheet,))
+        return Pieces([*headers, (b"x-policyd-decision-id", answered.id.encode()), NO_STORE], pieces)
 
     return decide
 

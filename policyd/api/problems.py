@@ -128,7 +128,12 @@ def install(app: FastAPI, routers: Sequence[APIRouter], refuse: Refuse) -> None:
         found = RequestError(f"the request cannot be read: {findings[0]}", findings=findings)
         return _answer(found, request)
 
+    async def unforeseen(request: Request, error: Exception) -> Response:
+        # The framework would answer with words of its own; the gate has the ones for this.
+        raise error
+
     app.add_exception_handler(PolicydError, policyd_error)
+    app.add_exception_handler(Exception, unforeseen)
     app.add_exception_handler(HTTPException, framework_error)
     app.add_exception_handler(RequestValidationError, invalid)
 

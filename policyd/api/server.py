@@ -10,8 +10,10 @@ Rules: the address is announced only when requests are answered, and taken back 
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
@@ -28,6 +30,9 @@ from policyd.settings import Settings
 
 BACKLOG: Final = 1_024
 KEEP_ALIVE_S: Final = 30
+GC_THRESHOLDS: Final = (50_000, 20, 50)
+"""Objects made, and rounds, before the collector of cycles looks through the young, the middle and the old ones."""
+SWITCH_S: Final = 0.001
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -95,7 +100,7 @@ async def serve(
         watching = [asyncio.create_task(_watch(stop, end))] if stop is not None else []
         if tls is not None:
             watching.append(asyncio.create_task(_keep_fresh(tls, settings.auth.refresh_ms)))
-        with _signals(end, running.reload.ask):
+        with _signals(end, running.reload.ask), _at_work():
             try:
                 await server.serve([listener])
             finally:
@@ -131,6 +136,26 @@ def _signals(end: Callable[[], None], reload: Callable[[], object]) -> Generator
     finally:
         for number in (*_SIGNALS, signal.SIGHUP):
             loop.remove_signal_handler(number)
+
+
+@contextmanager
+def _at_work() -> Generator[None, None, None]:
+    """Tell the interpreter that what was loaded stays, and that two threads share each decision.
+
+    Decisions leave no cycles behind, so looking through everything that is loaded for some finds none, again and again;
+    and the loop waits for the writer of the log at most ``SWITCH_S`` each time that both have work.
+    """
+    thresholds, switch_s = gc.get_threshold(), sys.getswitchinterval()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
+    sys.setswitchinterval(SWITCH_S)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(switch_s)
+        gc.set_threshold(*thresholds)
+        gc.unfreeze()
 
 
 def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:

@@ -1,13 +1,15 @@
 """How a server is reached: address, credentials, limits, and what counts as an answer at all.
 
 Rules: the environment is not asked (no proxy, no ``.netrc``); no redirect is followed; every wait and every body has a
-limit; a token file is read for each request, so that a renewed token is used; a token is in no message. httpx is loaded
-when a client is made, since it takes longer than everything else here.
+limit, a compressed one before and after it is unpacked; a token file is read for each request, so that a renewed token
+is used; a token is in no message. httpx is loaded when a client is made, since it takes longer than everything else
+here.
 """
 
 from __future__ import annotations
 
 import time
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypedDict
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     import httpx
 
 TOKEN_MAX_CHARS: Final = 16_384
+GZIP_BITS: Final = 31
+"""What ``zlib`` calls gzip with a window of 32 KiB."""
 PAUSE_FIRST_S: Final = 0.1
 PAUSE_MAX_S: Final = 5.0
 _PASSING: Final = (ServerUnreachable, Overloaded, TimedOut, LimitReached, KeyInProgress)
@@ -113,7 +117,7 @@ class Connection:
 
     def request(self, call: Call[Any]) -> dict[str, Any]:
         """The arguments of ``stream`` for a call."""
-        headers = {"Accept": call.media_type, "Accept-Encoding": "identity", "User-Agent": "policyd", **call.headers}
+        headers = {"Accept": call.media_type, "Accept-Encoding": "gzip", "User-Agent": "policyd", **call.headers}
         if call.content is not None:
             headers["Content-Type"] = "application/json"
         token = self._bearer()
@@ -171,22 +175,43 @@ class Body:
         self._parts: list[bytes] = []
         self._length = 0
         self._ends = time.monotonic() + connection.timeout_s
+        self._arrived = 0
         encoding = answer.headers.get("content-encoding", "identity")
-        if encoding != "identity":
+        if encoding not in ("identity", "gzip"):
             raise ServerUnreachable(f"{connection.address} answered in the encoding {encoding[:40]!r}, unasked")
+        self._unpacker = zlib.decompressobj(wbits=GZIP_BITS) if encoding == "gzip" else None
 
     def add(self, part: bytes) -> None:
-        """The next part. Raises ``ServerUnreachable`` when the body is too long or takes too long."""
-        address = self._connection.address
+        """The next part. Raises ``ServerUnreachable`` when the body is too long, takes too long or is no gzip."""
+        address, limit = self._connection.address, self._connection.answer_max_bytes
+        self._arrived += len(part)
+        if self._unpacker is not None and part:
+            part = self._unpacked(part, limit - self._length)
         self._length += len(part)
-        if self._length > self._connection.answer_max_bytes:
-            raise ServerUnreachable(f"{address} answered with more than {self._connection.answer_max_bytes} bytes")
+        if max(self._length, self._arrived) > limit:
+            raise ServerUnreachable(f"{address} answered with more than {limit} bytes")
         if time.monotonic() > self._ends:
             raise ServerUnreachable(f"{address} did not finish its answer in {self._connection.timeout_s:g} s")
         self._parts.append(part)
 
+    def _unpacked(self, part: bytes, left: int) -> bytes:
+        """What a compressed part holds; one byte more than is ``left`` at most, so that a bomb does not go off."""
+        assert self._unpacker is not None
+        try:
+            found = self._unpacker.decompress(part, left + 1)
+        except zlib.error:
+            raise self._no_gzip() from None
+        if self._unpacker.unused_data:
+            raise self._no_gzip()
+        return found
+
+    def _no_gzip(self) -> ServerUnreachable:
+        return ServerUnreachable(f"{self._connection.address} answered with something that is no gzip")
+
     def reply(self) -> Reply:
-        """The whole answer."""
+        """The whole answer. Raises ``ServerUnreachable`` when a compressed one has no end."""
+        if self._unpacker is not None and not self._unpacker.eof and self._arrived:
+            raise self._no_gzip()
         head = self._answer.headers
         media_type = head.get("content-type", "").partition(";")[0].strip().lower()
         return Reply(self._answer.status_code, media_type, b"".join(self._parts), head.get("x-policyd-decision-id"))

@@ -7,7 +7,6 @@ forgets the old policies only after the swap.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -22,7 +21,7 @@ from policyd.core.snapshot import Snapshot
 from policyd.core.verdict import PolicySet
 from policyd.errors import EngineUnavailable, Finding, PolicydError, PolicyInvalid
 from policyd.ports import Engine, Entitlements, PolicyTree
-from policyd.services.clock import Now, now_us, rfc3339, uuid7
+from policyd.services.clock import Now, now_us, random_16, rfc3339, uuid7
 from policyd.services.decisions import Log
 
 KEPT_BEFORE: Final = 1
@@ -143,7 +142,7 @@ class Activation:
             "snapshot": snapshot.digest,
         }
         search = Search(policy_commit=snapshot.policies.commit, fleet_commit=snapshot.fleet.commit)
-        return Entry("revision", entry_id, time_us, encode(body, os.urandom(16)), search)
+        return Entry("revision", entry_id, time_us, encode(body, random_16()), search)
 
 
 def unreadable_paths(policies: PolicySet) -> Sequence[Finding]:

@@ -6,7 +6,6 @@ and the revisions by digest; nothing here decides.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -22,7 +21,7 @@ from policyd.core.sheet import Sheet
 from policyd.core.snapshot import Snapshot
 from policyd.core.workload import DecisionOptions, Workload
 from policyd.errors import PolicydError
-from policyd.services.clock import rfc3339
+from policyd.services.clock import random_16, rfc3339
 
 RECORD_VERSION: Final = 1
 LISTED_MAX: Final = 100
@@ -184,7 +183,7 @@ def entry_of(made: Made) -> Entry:
         request_id=made.request_id,
         sheet=made.sheet.digest,
     )
-    encoded = encode(_without_empty(body), os.urandom(16))
+    encoded = encode(_without_empty(body), random_16())
     return Entry("decision", made.id, made.time_us, encoded, search, tuple(dict.fromkeys(terms)))
 
 
@@ -316,4 +315,4 @@ def error_entry(
         fleet_commit=snapshot.fleet.commit if snapshot else None,
         request_id=request_id,
     )
-    return Entry(kind, id, time_us, encode(body, os.urandom(16)), search)
+    return Entry(kind, id, time_us, encode(body, random_16()), search)

@@ -20,6 +20,11 @@ Now = Callable[[], int]
 
 DAY_US: Final = 86_400_000_000
 """A day of UTC as the machine counts it, without leap seconds."""
+_RANDOM_BYTES: Final = 16
+_DRAWN: Final = 256
+_random: Final[list[bytes]] = []
+# A child that was forked would otherwise repeat what its parent draws.
+os.register_at_fork(after_in_child=_random.clear)
 
 
 def now_us() -> int:
@@ -27,9 +32,23 @@ def now_us() -> int:
     return time.time_ns() // 1_000
 
 
+def random_16() -> bytes:
+    """16 bytes of the machine's randomness, each used once.
+
+    Many are asked for at once: asking lets go of the interpreter lock, and a decision would wait for whoever takes it.
+    """
+    try:
+        return _random.pop()
+    except IndexError:
+        block = os.urandom(_RANDOM_BYTES * _DRAWN)
+        found = [block[start : start + _RANDOM_BYTES] for start in range(0, len(block), _RANDOM_BYTES)]
+        _random.extend(found[1:])
+        return found[0]
+
+
 def uuid7(time_us: int) -> str:
     """A UUIDv7 for a time in microseconds, as lower-case text."""
-    value = (time_us // 1_000) << 80 | int.from_bytes(os.urandom(10), "big")
+    value = (time_us // 1_000) << 80 | int.from_bytes(random_16()[:10], "big")
     value = value & ~(0xF << 76) | (0x7 << 76)
     value = value & ~(0x3 << 62) | (0x2 << 62)
     text = f"{value:032x}"

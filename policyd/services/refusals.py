@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from typing import Any, Final, Protocol
 from audit.record import Blob, Entry, Search, encode
 from audit.store import Position
 from policyd.errors import NotFound, PolicydError
-from policyd.services.clock import Now, now_us, rfc3339, uuid7
+from policyd.services.clock import Now, now_us, random_16, rfc3339, uuid7
 
 KINDS_MAX: Final = 1_024
 OTHERS: Final = ("", "others")
@@ -95,7 +94,7 @@ class Refusals:
             principal=who[:256], outcome="error", denied_by=code, mode="enforce", request_id=told.get("request_id")
         )
         try:
-            await self.log.submit(Entry("refusal", entry_id, time_us, encode(body, os.urandom(16)), search))
+            await self.log.submit(Entry("refusal", entry_id, time_us, encode(body, random_16()), search))
         except PolicydError as fault:
             _log.error("a refusal (%s) could not be recorded: %s", code, fault.detail)
 

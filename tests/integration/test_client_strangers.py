@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import socket
 import ssl
@@ -129,6 +130,10 @@ def asking(request: pytest.FixtureRequest) -> Callable[..., Generator[Ask, None,
 JSON = "application/json"
 ALLOW_OF_NOTHING = json.dumps({**json.loads(DENY), "outcome": "allow"}).encode()
 CHUNKED = answer(200, JSON, b"").replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
+GZIP = "Content-Encoding: gzip"
+BENT = gzip.compress(DENY)[:-8] + bytes(8)
+NOTHING = b"\x00\x00\x00\xff\xff" * 60_000
+"""Blocks of deflate that hold no byte."""
 STRANGE: dict[str, tuple[Talk, str]] = {
     "silence": (silent, "does not answer"),
     "drip": (dripping, "did not finish"),
@@ -149,7 +154,13 @@ STRANGE: dict[str, tuple[Talk, str]] = {
     "a gateway": (saying(answer(502, "text/html", b"<h1>Bad Gateway")), "without a problem document"),
     "an error that is no problem": (saying(answer(500, JSON, b'{"code": "x"}')), "without a problem document"),
     "a problem without a code": (saying(answer(500, "application/problem+json", b"{}")), "without a problem document"),
-    "an encoding": (saying(answer(200, JSON, b"\x1f\x8b", "Content-Encoding: gzip")), "encoding 'gzip'"),
+    "an encoding": (saying(answer(200, JSON, b"\x1f\x8b", "Content-Encoding: br")), "encoding 'br'"),
+    "no gzip": (saying(answer(200, JSON, DENY, GZIP)), "no gzip"),
+    "gzip without an end": (saying(answer(200, JSON, gzip.compress(DENY)[:-3], GZIP)), "no gzip"),
+    "gzip and more": (saying(answer(200, JSON, gzip.compress(DENY) + b"x", GZIP)), "no gzip"),
+    "gzip of something else": (saying(answer(200, JSON, BENT, GZIP)), "no gzip"),
+    "a bomb": (saying(answer(200, JSON, gzip.compress(bytes(100_000_000)), GZIP)), "more than 200000 bytes"),
+    "nothing, at length": (saying(answer(200, JSON, gzip.compress(b"")[:10] + NOTHING, GZIP)), "more than 200000"),
     "a huge body": (saying(answer(200, JSON, b" " * 300_000)), "more than 200000 bytes"),
     "a huge head": (saying(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200_000), "does not answer"),
     "a deep body": (saying(answer(200, JSON, b"[" * 100_000)), "no decision"),
@@ -173,6 +184,13 @@ def test_a_newer_answer_breaks_nothing(asking: Any) -> None:
         for ask in asking(server.address):
             assert ask("decide", WORKLOAD)["new_in_2030"] == {"a": 1}
     assert b"proxy" not in server.heard[0].lower()
+
+
+def test_a_compressed_answer_is_the_same_answer(asking: Any) -> None:
+    with stranger(saying(answer(200, JSON, gzip.compress(DENY), GZIP))) as server:
+        for ask in asking(server.address, answer_max_bytes=len(DENY)):
+            assert ask("decide", WORKLOAD) == json.loads(DENY)
+    assert b"accept-encoding: gzip\r\n" in server.heard[0].lower()
 
 
 def test_a_problem_of_a_newer_server_is_still_an_error(asking: Any) -> None:
