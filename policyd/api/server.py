@@ -100,7 +100,7 @@ async def serve(
         watching = [asyncio.create_task(_watch(stop, end))] if stop is not None else []
         if tls is not None:
             watching.append(asyncio.create_task(_keep_fresh(tls, settings.auth.refresh_ms)))
-        with _signals(end, running.reload.ask), _at_work():
+        with _signals(end, running.reload.ask), at_work():
             try:
                 await server.serve([listener])
             finally:
@@ -139,7 +139,7 @@ def _signals(end: Callable[[], None], reload: Callable[[], object]) -> Generator
 
 
 @contextmanager
-def _at_work() -> Generator[None, None, None]:
+def at_work() -> Generator[None, None, None]:
     """Tell the interpreter that what was loaded stays, and that two threads share each decision.
 
     Decisions leave no cycles behind, so looking through everything that is loaded for some finds none, again and again;
