@@ -21,6 +21,7 @@ from opentelemetry._logs import LogRecord, SeverityNumber
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
 from opentelemetry.sdk.metrics.export import MetricExporter, MetricsData, PeriodicExportingMetricReader
@@ -30,7 +31,6 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
 
 from connectors.otel_metrics import WithHistograms, meter_provider
-from connectors.otel_spans import EndedSpans
 from connectors.otel_traces import OtelTracing
 from policyd.telemetry import CURRENT, Telemetry
 
@@ -56,9 +56,8 @@ class Exports:
         self._handler: OtlpLogHandler | None = None
         if "traces" in signals:
             tracer = TracerProvider(resource=resource, shutdown_on_exit=False)
-            spans = BatchSpanProcessor(EndedSpans(resource))
-            tracer.add_span_processor(spans)
-            telemetry.tracing = OtelTracing(tracer, spans.on_end)
+            tracer.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+            telemetry.tracing = OtelTracing(tracer)
             self._closers.append(tracer.shutdown)
         if "metrics" in signals:
             reader = _PeriodicReader(telemetry, OTLPMetricExporter())

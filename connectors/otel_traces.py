@@ -4,77 +4,55 @@
       gate  read  decision
                     normalise  sheet  decide  commit  answer
 
-Rules: a span is made when it is over, with the times that were noted; a request that is not sampled costs the sampler's
-word and nothing else; attributes are ids, names of the table below and codes of errors, never a header and never a part
-of a body.
+Rules: a span of a stage is made when the stage is over, with the times that were noted; a request that is not sampled
+costs its own span and nothing else; attributes are ids, names of the table below and codes of errors, never a header
+and never a part of a body.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextvars import ContextVar, Token
 from time import time_ns
-from typing import Any, Final
+from typing import Final
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.sampling import Decision
-from opentelemetry.trace import SpanKind, get_current_span
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-from opentelemetry.trace.span import TraceState
 
-from connectors.otel_spans import Ended, Group, Trace
 from policyd.telemetry import CURRENT, NO_STAGES, RequestTrace, Stages, TraceIds
 
 STAGES: Final = ("normalise", "sheet", "decide", "commit", "answer")
 DECISION_ID: Final = "policyd.decision.id"
-_NONE: Final[Mapping[str, str]] = {}
-_NOTHING: Final = Context()
 
 _REQUEST: Final[ContextVar[_Request | _Unsampled | None]] = ContextVar("policyd_request", default=None)
 
 
 class OtelTracing:
-    """``policyd.telemetry.Tracing`` with the sampler and the ids of a provider; ``tell`` takes the spans."""
+    """``policyd.telemetry.Tracing`` on a tracer provider, which the caller owns."""
 
-    def __init__(self, provider: TracerProvider, tell: Callable[[Any], None]) -> None:
-        self._sampler = provider.sampler
-        self._ids = provider.id_generator
+    def __init__(self, provider: TracerProvider) -> None:
+        self._tracer = provider.get_tracer("policyd")
         self._propagator = TraceContextTextMapPropagator()
-        self.tell: Callable[[Group], None] = tell
 
     def request(self, headers: Mapping[str, str]) -> RequestTrace:
         """A request begins, as part of the caller's trace when ``traceparent`` names one."""
-        context = self._propagator.extract(headers, _NOTHING) if headers else _NOTHING
-        caller = get_current_span(context).get_span_context()
-        trace_id = caller.trace_id if caller.is_valid else self._ids.generate_trace_id()
-        trace = self._sampled(context, trace_id, "HTTP", SpanKind.SERVER)
-        if trace is None:
-            return _Unsampled()
-        return _Request(self, trace, caller.span_id.to_bytes(8, "big") if caller.is_valid else b"")
+        parent = self._propagator.extract(headers, Context())
+        began_ns = time_ns()
+        span = self._tracer.start_span("HTTP", parent, SpanKind.SERVER, start_time=began_ns)
+        return _Request(self._tracer, span, began_ns) if span.is_recording() else _Unsampled()
 
     def decision(self, decision_id: str) -> Stages:
         """A decision begins, inside the current request when there is one."""
         request = _REQUEST.get()
-        if request is None:
-            trace = self._sampled(_NOTHING, self._ids.generate_trace_id(), "decision", SpanKind.INTERNAL)
-            return NO_STAGES if trace is None else _Stages(self, trace, b"", decision_id)
         if isinstance(request, _Unsampled):
             return NO_STAGES
-        request.read()
-        return _Stages(self, request.trace, request.id, decision_id)
-
-    def new_id(self) -> bytes:
-        """The id of a span."""
-        return self._ids.generate_span_id().to_bytes(8, "big")
-
-    def _sampled(self, context: Context, trace_id: int, name: str, kind: SpanKind) -> Trace | None:
-        """The trace when the sampler takes it; its word on a trace holds for all spans of it here."""
-        found = self._sampler.should_sample(context, trace_id, name, kind)
-        if found.decision is not Decision.RECORD_AND_SAMPLE:
-            return None
-        state: TraceState | None = found.trace_state
-        return Trace(trace_id.to_bytes(16, "big"), state.to_header() if state else "")
+        if request is not None:
+            request.read()
+        parent = Context() if request is None else request.context
+        span = self._tracer.start_span("decision", parent, attributes={DECISION_ID: decision_id})
+        return _Stages(self._tracer, span) if span.is_recording() else NO_STAGES
 
 
 class _Request:
@@ -82,18 +60,16 @@ class _Request:
 
     sampled = True
 
-    def __init__(self, tracing: OtelTracing, trace: Trace, parent: bytes) -> None:
-        self._tracing = tracing
-        self._parent = parent
-        self._began_ns = time_ns()
-        self._last_ns: int | None = self._began_ns
+    def __init__(self, tracer: Tracer, span: Span, began_ns: int) -> None:
+        self._tracer = tracer
+        self._last_ns: int | None = began_ns
         self._at_the_gate = True
-        self._spans = Group()
-        self.trace = trace
-        self.id = tracing.new_id()
+        self._span = span
+        self.context = set_span_in_context(span, Context())
+        ids = span.get_span_context()
         self._tokens: tuple[Token[_Request | _Unsampled | None], Token[TraceIds | None]] = (
             _REQUEST.set(self),
-            CURRENT.set(TraceIds(trace.id.hex(), self.id.hex())),
+            CURRENT.set(TraceIds(f"{ids.trace_id:032x}", f"{ids.span_id:016x}")),
         )
 
     def admitted(self) -> None:
@@ -110,14 +86,13 @@ class _Request:
         """It was answered; with the status 0, it never was."""
         if self._at_the_gate:
             self._note("gate")
-        told: dict[str, str | int | bool] = {**attributes}
+        self._span.update_name(name)
+        self._span.set_attributes(attributes)
         if status:
-            told["http.response.status_code"] = status
-        failed = status >= 500 or not status
-        ids = (self.trace, self.id, self._parent)
-        whole = Ended(*ids, name, self._began_ns, time_ns(), told, failed, SpanKind.SERVER, bool(self._parent))
-        self._spans.append(whole)
-        self._tracing.tell(self._spans)
+            self._span.set_attribute("http.response.status_code", status)
+        if status >= 500 or not status:
+            self._span.set_status(Status(StatusCode.ERROR))
+        self._span.end()
         _REQUEST.reset(self._tokens[0])
         CURRENT.reset(self._tokens[1])
 
@@ -125,7 +100,7 @@ class _Request:
         if self._last_ns is None:
             return
         now_ns = time_ns()
-        self._spans.append(Ended(self.trace, self._tracing.new_id(), self.id, stage, self._last_ns, now_ns, _NONE))
+        self._tracer.start_span(stage, self.context, start_time=self._last_ns).end(now_ns)
         self._last_ns = now_ns
 
 
@@ -149,39 +124,34 @@ class _Unsampled:
 class _Stages:
     """The span of one decision, and of its stages."""
 
-    __slots__ = ("_attributes", "_began_ns", "_ended", "_id", "_last_ns", "_parent", "_spans", "_trace", "_tracing")
-
-    def __init__(self, tracing: OtelTracing, trace: Trace, parent: bytes, decision_id: str) -> None:
-        self._tracing = tracing
-        self._trace = trace
-        self._parent = parent
-        self._id = tracing.new_id()
-        self._attributes = {DECISION_ID: decision_id}
-        self._spans = Group()
-        self._began_ns = self._last_ns = time_ns()
+    def __init__(self, tracer: Tracer, span: Span) -> None:
+        self._tracer = tracer
+        self._span = span
+        self._context = set_span_in_context(span, Context())
+        self._last_ns = time_ns()
         self._ended = 0
 
     def ended(self, stage: str, detail: str = "") -> None:
         """This stage ends now; the next one begins."""
-        self._tell(stage, {f"policyd.{stage}": detail} if detail else _NONE)
+        now_ns = time_ns()
+        attributes = {f"policyd.{stage}": detail} if detail else None
+        self._tracer.start_span(stage, self._context, attributes=attributes, start_time=self._last_ns).end(now_ns)
+        self._last_ns = now_ns
         self._ended = STAGES.index(stage) + 1
 
     def close(self, outcome: str, code: str = "") -> None:
         """The decision is over. In an error, the stage that was not finished carries it too."""
-        failed = outcome == "error"
-        told = {**self._attributes, "policyd.outcome": outcome}
-        if failed:
-            told["error.type"] = code
+        self._span.set_attribute("policyd.outcome", outcome)
+        if outcome == "error":
+            self._fail(self._span, code)
             if self._ended < len(STAGES):
-                self._tell(STAGES[self._ended], {"error.type": code}, failed=True)
+                stage = self._tracer.start_span(STAGES[self._ended], self._context, start_time=self._last_ns)
+                self._fail(stage, code)
+                stage.end()
         elif code:
-            told["policyd.denied_by"] = code
-        whole = Ended(self._trace, self._id, self._parent, "decision", self._began_ns, time_ns(), told, failed)
-        self._spans.append(whole)
-        self._tracing.tell(self._spans)
+            self._span.set_attribute("policyd.denied_by", code)
+        self._span.end()
 
-    def _tell(self, stage: str, attributes: Mapping[str, str], *, failed: bool = False) -> None:
-        now_ns = time_ns()
-        span_id = self._tracing.new_id()
-        self._spans.append(Ended(self._trace, span_id, self._id, stage, self._last_ns, now_ns, attributes, failed))
-        self._last_ns = now_ns
+    def _fail(self, span: Span, code: str) -> None:
+        span.set_attribute("error.type", code)
+        span.set_status(Status(StatusCode.ERROR))
