@@ -1,7 +1,8 @@
-"""A search finds exactly what a plain Python model of the log finds."""
+"""A search finds exactly what a plain Python model of the log finds, on both stores in the same pages."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -15,7 +16,10 @@ from audit import query, store
 from audit.errors import QueryInvalid
 from audit.query import FILTERS, WORD_FILTERS
 from audit.record import KINDS, SHEET_TERM_FIELDS, TERM_FIELDS, Blob, Entry, Search
+from audit.store import Tail
+from audit.stores import OpenLog
 from audit.tables import LOG, META, TABLES
+from tests.postgresql_server import PostgresqlServer
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 VALUES: Final = ("a", "b", "DE", "é\x00'\"%_;--", "1", "A", "a ", "\U0001f512")
@@ -99,16 +103,19 @@ def empty_log() -> Engine:
     return engine
 
 
-def all_pages(connection: Connection, filters: dict[str, str], limit: int) -> list[str]:
-    found: list[str] = []
+def pages(connection: Connection, filters: dict[str, str], limit: int) -> Iterator[tuple[query.Record, ...]]:
     cursor: str | None = None
     while True:
         page = query.search(connection, filters, cursor, limit)
         assert len(page.items) <= limit
-        found += [record.id for record in page.items]
+        yield page.items
         if page.next is None:
-            return found
+            return
         cursor = page.next
+
+
+def all_pages(connection: Connection, filters: dict[str, str], limit: int) -> list[str]:
+    return [record.id for items in pages(connection, filters, limit) for record in items]
 
 
 filter_values = {name: st.sampled_from(VALUES) for name in FILTERS} | {
@@ -137,6 +144,40 @@ def test_every_filter_and_every_mix_finds_what_the_model_finds(
             assert (record.index, record.kind, record.time_us, record.body) == (
                 index, entry.kind, entry.time_us, entry.body
             )  # fmt: skip
+    engine.dispose()
+
+
+@pytest.fixture(scope="module")
+def shared(postgresql: PostgresqlServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenLog]:
+    """A log in a real PostgreSQL; every example rolls back what it wrote."""
+    from audit.postgresql_store import PostgresqlStore
+
+    place = PostgresqlStore(postgresql.make_database(), tmp_path_factory.mktemp("replica") / "origin")
+    log = place.open_writer("process_safe", "test/log")
+    yield log
+    log.close()
+
+
+@given(log=logs(), several=st.fixed_dictionaries({}, optional=filter_values), limit=st.integers(1, 4))
+def test_both_stores_give_the_same_pages(
+    shared: OpenLog, log: tuple[list[Entry], list[Blob]], several: dict[str, str], limit: int
+) -> None:
+    entries, blobs = log
+    engine = empty_log()
+    searches = [({}, limit), (several, limit)]
+    for name in FILTERS:
+        values = (moment(1), moment(2)) if name in ("from", "to") else VALUES[:3]
+        searches += [({name: value}, 2) for value in values]
+    with engine.connect() as connection:
+        store.append(connection, entries, blobs)
+        transaction = shared.connection.begin()
+        try:
+            store.append(shared.connection, entries, blobs, tail=Tail.read(shared.connection, shared.number))
+            for filters, size in searches:
+                found = [list(pages(each, filters, size)) for each in (connection, shared.connection)]
+                assert found[0] == found[1]
+        finally:
+            transaction.rollback()
     engine.dispose()
 
 
