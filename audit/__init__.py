@@ -2,7 +2,10 @@
 
     record.py   what an entry and a blob are; canonical bytes; the leaf hash
     tables.py   the tables
-    store.py    opening a log, checking it, appending to it
+    schema.py, migrations/   the schema, and bringing a log up to it
+    store.py    opening a log in a file, checking it, appending to it
+    stores.py   where a log lives: the port, and a file behind it
+    postgresql.py, postgresql_store.py   a database behind it, that many writers share
     query.py    searching it, and reading single records and blobs
     report.py   counting it
     entries.py  reading it from front to back

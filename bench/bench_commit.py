@@ -1,11 +1,13 @@
 """How fast the log takes decisions, and how much room one needs.
 
     python bench/bench_commit.py [--entries 20000] [--directory DIR] [--durability power_safe] [--reserve 4]
+        [--store postgresql]
 
 ``--reserve 4`` also measures decisions that hold budget on accounts of four levels, in turns with such that do not.
 
 Entries are what a decision over 60 pools leaves: a body of about 1.2 KB, a sheet shared by a workload class, a random
 request id. The directory must be on the disk that is asked about; a temporary directory in memory says nothing.
+With ``--store postgresql`` a server is started in it.
 """
 
 from __future__ import annotations
@@ -18,12 +20,13 @@ import time
 from pathlib import Path
 from uuid import uuid4
 
+from places import Place, places
+
 from audit.record import Blob, Entry, Search, encode
 from audit.store import Durability
 from policyd.ledger.rules import Charge, Limit, Reservation
 from policyd.services.clock import uuid7
 from policyd.services.committer import Committer
-from policyd.services.data_directory import DataDirectory
 
 POOLS = 60
 CLASSES = 200
@@ -146,17 +149,17 @@ async def load(
     return len(entries) / (time.perf_counter() - started), sorted(latencies)
 
 
-async def run(path: Path, entries_max: int, durability: Durability, levels: int) -> None:
+async def run(place: Place, entries_max: int, durability: Durability, levels: int) -> None:
     """Print the table. Entries are made before the clock starts: this measures the log, not the decision."""
     sheets = [sheet(nth) for nth in range(CLASSES)]
     rates: dict[int, float] = {}
     recorded = 0
-    with DataDirectory(path) as directory:
+    with place.directories[0] as directory:
         committer = await Committer.open(directory, durability=durability)
         for used in sheets:
             await committer.submit(decision(0, used.digest), (used,))
         await committer.close()
-        before_bytes = directory.log_path.stat().st_size
+        before_bytes = place.size_bytes()
         committer = await Committer.open(directory, durability=durability)
         print(f"{'in flight':>10} {'entries/s':>10} {'p50 ms':>8} {'p99 ms':>8}")
         for in_flight in FLIGHTS:
@@ -169,7 +172,7 @@ async def run(path: Path, entries_max: int, durability: Durability, levels: int)
         if levels:
             await compare(committer, sheets, entries_max, levels)
         await committer.close()
-        grown_bytes = directory.log_path.stat().st_size - before_bytes
+        grown_bytes = place.size_bytes() - before_bytes
     print(f"grouped (64 in flight) / one by one: {rates[64] / rates[1]:.1f} x")
     body_bytes = len(decision(0, sheets[0].digest).body)
     print(f"bytes per decision: {grown_bytes / recorded:,.0f} (body {body_bytes:,}, {recorded:,} decisions)")
@@ -200,9 +203,13 @@ def main() -> None:
     parser.add_argument("--directory", type=Path, default=None)
     parser.add_argument("--durability", choices=("power_safe", "process_safe"), default="power_safe")
     parser.add_argument("--reserve", type=int, default=0, choices=range(5))
+    parser.add_argument("--store", choices=("sqlite", "postgresql"), default="sqlite")
     flags = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=flags.directory or Path.cwd(), prefix=".bench-commit-") as scratch:
-        asyncio.run(run(Path(scratch), flags.entries, flags.durability, flags.reserve))
+    with (
+        tempfile.TemporaryDirectory(dir=flags.directory or Path.cwd(), prefix=".bench-commit-") as scratch,
+        places(Path(scratch), flags.store) as place,
+    ):
+        asyncio.run(run(place, flags.entries, flags.durability, flags.reserve))
 
 
 if __name__ == "__main__":

@@ -52,10 +52,10 @@ def unprivileged() -> dict[str, object]:
 class PostgresqlServer:
     """One server. ``start`` after ``kill`` recovers from the write-ahead log, as after a crash."""
 
-    def __init__(self, binaries: Path) -> None:
+    def __init__(self, binaries: Path, within: Path | None = None) -> None:
         self._binaries = binaries
         self._as = unprivileged()
-        self.folder = Path(tempfile.mkdtemp(prefix="policyd-postgresql-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="policyd-postgresql-", dir=within))
         self._data = self.folder / "data"
         self._process: subprocess.Popen[bytes] | None = None
         self._names = count()

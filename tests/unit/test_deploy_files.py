@@ -120,6 +120,9 @@ def test_what_the_image_copies_makes_the_wheel(steps: list[tuple[str, str]], rep
     project = tomllib.loads((repository / "pyproject.toml").read_text())
     for target in project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"].values():
         assert any(name.startswith(target) for name in names), target
+    migrations = {str(path.relative_to(repository)) for path in (repository / "audit/migrations").rglob("*.py")}
+    assert len(migrations) > 2
+    assert migrations <= set(names)
 
 
 def test_the_settings_of_the_how_to_load(repository: Path, tmp_path: Path) -> None:
