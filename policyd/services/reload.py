@@ -64,10 +64,13 @@ class Reload:
     async def _once(self) -> None:
         try:
             tree, fleet = await asyncio.to_thread(self.read)
-            if _same(self.activation.current(), tree, fleet):
+            before = self.activation.current()
+            if _same(before, tree, fleet):
                 _log.info("reload: both trees are live already")
             else:
                 snapshot = await self.activation.activate(tree, fleet, self._warm, self.swapped)
+                # Requests in progress may still look for sheets of the pair before; those before it are done.
+                self.decisions.book.keep(before, snapshot)
                 _log.warning("reload: %s and %s are live", snapshot.policies.digest, snapshot.fleet.digest)
         except PolicydError as error:
             self._refused(error.detail)

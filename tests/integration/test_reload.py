@@ -143,3 +143,18 @@ def test_no_request_fails_while_pairs_are_swapped(
         assert set(statuses) == {200}
         assert len(set(fleets)) >= 3
         assert told(server) == (200, None)
+
+
+def test_memory_of_pairs_long_gone_is_given_back(
+    serving_with: Any, bank_chat: dict[str, Any], trees: dict[str, Path]
+) -> None:
+    with serving_with(**trees) as server:
+        book, held = server.parts.book, []
+        for _ in range(5):
+            assert server.client.post("/v1/decisions", json=bank_chat).status_code == 200
+            touch(trees["fleet"])
+            reload(server)
+            held.append(len({digest for digest, _ in book._sheets}))
+        assert held[1:] == [2, 2, 2, 2], "the live pair and the one before it"
+        assert {digest for digest, _ in book._answers} == {server.parts.snapshot.policies.digest}
+        assert server.client.post("/v1/decisions", json=bank_chat).status_code == 200
