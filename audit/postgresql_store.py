@@ -37,6 +37,8 @@ OPENING_LOCK: Final = -2
 CONNECT_TIMEOUT_S: Final = 5
 LOCK_TIMEOUT_MS: Final = 5_000
 PATIENCE_MS: Final = 1_000
+IDLE_MAX_MS: Final = 5_000
+"""Longest pause of a writer within a transaction: one that hangs would hold the others at rows that they share."""
 QUIET_MAX_S: Final = 10
 READERS_MAX: Final = 4
 NAME_MAX_BYTES: Final = 1_024
@@ -75,7 +77,10 @@ class PostgresqlStore:
 
     def open_writer(self, durability: Durability, origin: str | None) -> OpenLog:
         """See ``LogStore``."""
-        engine = self._engine(f"-c synchronous_commit={COMMITS[durability]} -c lock_timeout={LOCK_TIMEOUT_MS}")
+        engine = self._engine(
+            f"-c synchronous_commit={COMMITS[durability]} -c lock_timeout={LOCK_TIMEOUT_MS} "
+            f"-c idle_in_transaction_session_timeout={IDLE_MAX_MS}"
+        )
         try:
             connection = engine.connect()
         except (DBAPIError, psycopg.Error) as error:

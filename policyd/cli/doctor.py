@@ -61,11 +61,13 @@ async def _checks(settings: Settings) -> list[Check]:
     from policyd.bootstrap import fleet_path
     from policyd.errors import PolicydError
     from policyd.revisions.fleet_files import load_fleet
+    from policyd.services.data_directory import DataDirectory
     from policyd.services.doctor import (
         Check,
         Health,
         check_clock,
         check_data,
+        check_database,
         check_opa,
         check_python,
         failed,
@@ -80,7 +82,14 @@ async def _checks(settings: Settings) -> list[Check]:
         checks.append(Check("fleet", Health.OK, f"{len(fleet.pools)} pools from {fleet_path(settings)}"))
     except PolicydError as error:
         checks.append(failed("fleet", error))
-    checks.append(check_clock(fleet, await newest_entry_us(directory_of(settings))))
+    directory: DataDirectory | None = None
+    try:
+        directory = directory_of(settings)
+    except PolicydError as error:
+        checks.append(failed("database", error))
+    checks.append(check_clock(fleet, None if directory is None else await newest_entry_us(directory)))
+    if directory is not None and settings.audit.database_url_file is not None:
+        checks.append(await check_database(directory))
     checks += await _engine_checks(settings, fleet)
     binary = os.environ.get("POLICYD_OPA_BINARY", settings.engine.opa_binary)
     if settings.engine.opa_url is None:

@@ -9,6 +9,7 @@
 | engine     | it does not start, or does not answer                                                       |
 | opa        | it is the configured engine and cannot be started; else only a note                         |
 | data       | the directory cannot be written, or its disk is nearly full; a running writer is a note     |
+| database   | it holds the log, and cannot be opened; one without a log is a warning                       |
 | facts      | they cannot be read; old ones are a warning                                                 |
 
 Rules: a check never raises and never changes what it looks at; one broken part does not keep the others unchecked.
@@ -16,6 +17,7 @@ Rules: a check never raises and never changes what it looks at; one broken part 
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import sys
@@ -26,6 +28,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
+from audit.errors import AuditFailure, SchemaUnknown
 from policyd.core.facts import Facts
 from policyd.core.fleet import Fleet
 from policyd.errors import PolicydError
@@ -135,6 +138,20 @@ def check_data(path: Path) -> Check:
     if address is not None:
         return Check("data", Health.OK, f"{path}: a server at {address} writes it, {shown}")
     return Check("data", Health.OK, f"{path}: nobody writes it now, {shown}")
+
+
+async def check_database(directory: DataDirectory) -> Check:
+    """The database of the log: it answers, and what it holds is a log that this program knows."""
+    store = directory.store
+    try:
+        engine = await asyncio.to_thread(store.open_reader)
+    except SchemaUnknown as error:
+        remedy = "an empty database gets its tables from policyd serve; any other is not the one that is meant"
+        return Check("database", Health.WARN, f"{store.name}: {error}", remedy)
+    except AuditFailure as error:
+        return Check("database", Health.FAIL, str(error), "start it, or mend the address in audit.database_url_file")
+    await asyncio.to_thread(engine.dispose)
+    return Check("database", Health.OK, f"{store.name} answers")
 
 
 async def check_engine(engine: Engine, answer: Callable[[], Awaitable[str]] | None = None) -> Check:

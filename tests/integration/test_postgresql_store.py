@@ -15,7 +15,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import MetaData
 
-from audit import query, store
+from audit import postgresql_store, query, store
 from audit.errors import EntriesRefused, LogCorrupt, LogLocked, LogUnavailable, SchemaUnknown
 from audit.postgresql import MONTHS_AHEAD, months_from
 from audit.postgresql_store import PostgresqlStore
@@ -195,6 +195,22 @@ def test_power_safe_is_refused_by_a_server_that_does_not_sync(
     finally:
         postgresql.execute(f"ALTER SYSTEM RESET {setting}")
         postgresql.execute("SELECT pg_reload_conf(), pg_sleep(0.3)")
+
+
+def test_a_writer_that_hangs_does_not_hold_the_others(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgresql_store, "IDLE_MAX_MS", 300)
+    hanging = replica(database, tmp_path, "one").open_writer("process_safe", "log/one")
+    tail = Tail.read(hanging.connection, hanging.number)
+    store.append(hanging.connection, [entry(tenant="new to both")], tail=tail)
+    with open_log(replica(database, tmp_path, "other"), "log/other") as (log, other_tail):
+        store.append(log.connection, [entry(tenant="new to both")], tail=other_tail)
+    with pytest.raises(Exception, match=r"idle-in-transaction|connection"):
+        hanging.connection.commit()
+    hanging.close()
+    with open_log(replica(database, tmp_path, "one"), None) as (_, tail):
+        assert tail.next_index == 0
 
 
 @pytest.mark.parametrize(("durability", "level"), [("power_safe", "on"), ("process_safe", "off")])

@@ -16,6 +16,7 @@ from policyd.services import doctor
 from policyd.services.clock import from_rfc3339
 from policyd.services.data_directory import DataDirectory
 from policyd.services.doctor import Health
+from tests.postgresql_server import PostgresqlServer
 
 NOON = from_rfc3339("2027-01-01T12:00:00Z")
 
@@ -49,6 +50,20 @@ def test_data_directories(tmp_path: Path) -> None:
     assert "nobody writes it" in doctor.check_data(tmp_path / "used").detail
     (tmp_path / "file").write_text("")
     assert doctor.check_data(tmp_path / "file").health is Health.FAIL
+
+
+def test_a_database_is_judged_by_what_it_holds(postgresql: PostgresqlServer, database: str, tmp_path: Path) -> None:
+    from audit.postgresql_store import PostgresqlStore
+
+    def checked(address: str) -> doctor.Check:
+        directory = DataDirectory(tmp_path, PostgresqlStore(address, tmp_path / "origin"))
+        return asyncio.run(doctor.check_database(directory))
+
+    assert checked(postgresql.address("nowhere")).health is Health.FAIL
+    empty = checked(database)
+    assert (empty.health, "not a log" in empty.detail) == (Health.WARN, True)
+    PostgresqlStore(database, tmp_path / "origin").open_writer("power_safe", "log/one").close()
+    assert checked(database).health is Health.OK
 
 
 def test_a_directory_without_rights_fails(tmp_path: Path) -> None:
