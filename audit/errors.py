@@ -9,7 +9,8 @@
     │   └── SchemaUnknown   the file is no log, or was written by a newer version
     ├── SearchTooSlow       a search was stopped at its deadline
     ├── LogCorrupt          stored bytes are not what was recorded; names the index when one is known
-    │   └── LogRolledBack   fewer entries than a checkpoint is over
+    │   ├── LogRolledBack   fewer entries than a checkpoint is over
+    │   └── LogCutOff       an export without its end
     ├── KeyInvalid          a signing or verifying key that is missing, unreadable or none
     └── ProofInvalid        a note, checkpoint, proof or receipt that does not show what it claims
 
@@ -75,6 +76,10 @@ class LogCorrupt(AuditFailure):
 
 class LogRolledBack(LogCorrupt):
     """The log has fewer entries than a checkpoint that somebody has: an older state of it came back."""
+
+
+class LogCutOff(LogCorrupt):
+    """An export ends before its last line."""
 
 
 class KeyInvalid(AuditFailure):

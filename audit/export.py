@@ -20,10 +20,11 @@ import json
 from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import IO, Any, Final, Protocol
 
+from audit.checkpoint import Checkpoint
 from audit.errors import LogCorrupt, ProofInvalid
-from audit.note import VerifierKey, decode_base64
+from audit.note import VerifierKey, decode_base64, parse_note
 from audit.tree import Edge
 
 FORMAT: Final = "policyd-export@v1"
@@ -77,8 +78,41 @@ def export_lines(source: LogSource, key: VerifierKey, edge: Edge) -> Iterator[by
             "edge": [b64encode(found).decode() for found in edge.hashes],
         }
     )
-    size, count = edge.size, 0
-    for end, note in source.checkpoints(edge.size):
+    yield from resumed_lines(source, Written(edge.size, 0, 0))
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """How far an export has come: entries and checkpoints, and the length of the file up to its last checkpoint."""
+
+    size: int
+    checkpoints: int
+    length_bytes: int
+
+
+def written(file: IO[bytes], origin: str) -> Written:
+    """How far the export in a file has come. What follows its last checkpoint is to be cut off and written again.
+
+    Raises ``ProofInvalid`` when it is no export of this log.
+    """
+    line = file.readline(LINE_MAX_BYTES)
+    head = parse_head(line)
+    if head.origin != origin:
+        raise ProofInvalid(f"the file is an export of the log {head.origin}, and not of {origin}")
+    size, checkpoints, length = head.edge.size, 0, len(line)
+    whole = length
+    while line := file.readline(LINE_MAX_BYTES):
+        length += len(line)
+        if line.startswith(b'{"checkpoint":') and line.endswith(b"\n"):
+            size = Checkpoint.parse(parse_note(parse_checkpoint(line)).text).size
+            checkpoints, whole = checkpoints + 1, length
+    return Written(size, checkpoints, whole)
+
+
+def resumed_lines(source: LogSource, so_far: Written) -> Iterator[bytes]:
+    """The lines that follow those that are written."""
+    size, count = so_far.size, so_far.checkpoints
+    for end, note in source.checkpoints(size):
         for row in source.rows(size, end):
             if row.index != size:
                 raise LogCorrupt("missing", index=size)

@@ -27,6 +27,8 @@ class Anchor:
     size: int
     root: bytes
     who: str
+    own: bool = False
+    """Whether the log keeps it itself: then it must hold, and anchors nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +46,17 @@ class Verdict:
     keys: tuple[VerifierKey, ...]
     key_given: bool
     """Whether the reader brought the key, or the log named its own."""
-    fault: str | None = None
-    bad_index: int | None = None
+    error: LogCorrupt | None = None
+
+    @property
+    def fault(self) -> str | None:
+        """What is wrong, in words; None when nothing is."""
+        return None if self.error is None else str(self.error)
+
+    @property
+    def bad_index(self) -> int | None:
+        """The first entry that is wrong, when one can be named."""
+        return None if self.error is None else self.error.index
 
     @property
     def word(self) -> str:
@@ -101,7 +112,8 @@ class Fold:
                         f"the first {anchor.size} entries are not those that were kept by {anchor.who}",
                         index=self._suspect(),
                     )
-                self._anchors.append(anchor)
+                if not anchor.own:
+                    self._anchors.append(anchor)
         return runs
 
     def rotation(self, index: int, body: bytes) -> None:
@@ -149,7 +161,7 @@ class Fold:
 
     def failed(self, error: LogCorrupt) -> Verdict:
         """What was found up to what is wrong."""
-        return replace(self._verdict(), fault=str(error), bad_index=error.index)
+        return replace(self._verdict(), error=error)
 
     def _verdict(self) -> Verdict:
         last: dict[str, Anchor] = {anchor.who.partition(" (seen")[0]: anchor for anchor in self._anchors}

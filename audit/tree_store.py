@@ -147,14 +147,15 @@ class StoredLog:
     """A log in a database as ``audit.export`` reads it. ``origin`` is its name."""
 
     def __init__(self, connection: Connection, origin: str, log: int = 0) -> None:
-        self._connection = connection
+        self.connection = connection
         self._log = log
         self.origin = origin
+        self.node = stored_nodes(connection, log)
 
     def checkpoints(self, after: int) -> Iterator[tuple[int, bytes]]:
         """Those over more than ``after`` entries, in order of size."""
         while True:
-            rows = self._connection.execute(
+            rows = self.connection.execute(
                 select(CHECKPOINT.c.size, CHECKPOINT.c.note)
                 .where(CHECKPOINT.c.log == self._log, CHECKPOINT.c.size > after)
                 .order_by(CHECKPOINT.c.size)
@@ -168,9 +169,9 @@ class StoredLog:
     def rows(self, start: int, end: int) -> Iterator[Row]:
         """The entries from ``start`` to before ``end``."""
         for first in range(start, end, ROWS_PER_PAGE):
-            page = self._connection.execute(
+            page = self.connection.execute(
                 select(ENTRY.c.index, ENTRY.c.leaf_hash, BODY.c.body)
-                .join_from(ENTRY, BODY, has_body(self._connection), isouter=True)
+                .join_from(ENTRY, BODY, has_body(self.connection), isouter=True)
                 .where(_within(self._log, first, min(first + ROWS_PER_PAGE, end)))
                 .order_by(ENTRY.c.index)
             )

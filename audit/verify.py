@@ -25,12 +25,12 @@ from functools import lru_cache, partial
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
-from typing import IO, Final
+from typing import Final, Protocol
 from urllib.parse import quote
 from uuid import UUID
 
 from audit.checkpoint import Checkpoint, open_checkpoint
-from audit.errors import AuditFailure, KeyInvalid, LogCorrupt, ProofInvalid
+from audit.errors import AuditFailure, KeyInvalid, LogCorrupt, LogCutOff, ProofInvalid
 from audit.export import HASH_CHARS, LINE_MAX_BYTES, Row, entry_line, odd_body, parse_checkpoint, parse_end, parse_head
 from audit.fold import Anchor, Fold, Verdict
 from audit.note import NOTE_MAX_BYTES, VerifierKey, parse_note
@@ -48,8 +48,16 @@ STEP: Final = 8
 """As in ``audit.tree_store``, which needs more than there may be here: one level in so many is stored."""
 
 
+class LineSource(Protocol):
+    """A file, or what reads like one."""
+
+    def readline(self, limit: int, /) -> bytes:
+        """The next line, cut at the limit; nothing at the end."""
+        ...
+
+
 def verify_export(
-    file: IO[bytes],
+    file: LineSource,
     *,
     keys: Sequence[VerifierKey] = (),
     witnesses: Sequence[VerifierKey] = (),
@@ -78,6 +86,8 @@ def _fold_lines(lines: Iterator[bytes], fold: Fold) -> None:
     line = next(lines, b"")
     while line:
         line = _fold_entries(line, lines, fold)
+        if line and not line.endswith(b"\n"):
+            raise LogCutOff("missing: the export is cut off here", index=fold.size)
         if line.startswith(b'{"checkpoint":'):
             fold.checkpoint(parse_checkpoint(line))
             checkpoints += 1
@@ -85,11 +95,11 @@ def _fold_lines(lines: Iterator[bytes], fold: Fold) -> None:
             _end(line, lines, fold, checkpoints)
             return
         elif line and not line.startswith(_head(fold.size)):
-            raise LogCorrupt(_instead(line), index=fold.size)
+            raise _instead(line, fold.size)
         else:
             continue
         line = next(lines, b"")
-    raise LogCorrupt("missing: the export is cut off here", index=fold.size)
+    raise LogCutOff("missing: the export is cut off here", index=fold.size)
 
 
 def _fold_entries(line: bytes, lines: Iterator[bytes], fold: Fold) -> bytes:
@@ -130,7 +140,7 @@ def _head(index: int) -> bytes:
 def _line_body(line: bytes, at: int, index: int) -> bytes:
     """The body of an entry line that starts as it should. Raises ``LogCorrupt`` unless all of it is right."""
     if not line.endswith(b"\n"):
-        raise LogCorrupt("missing: the export is cut off here", index=index)
+        raise LogCutOff("missing: the export is cut off here", index=index)
     rest, plain = at - _BODY_AT + HASH_CHARS, line[at - len(_BODY) : at] == _BODY and line.endswith(b"}\n")
     try:
         body = line[at:-2] if plain else odd_body(line[rest + 2 :])
@@ -154,13 +164,12 @@ def _end(line: bytes, lines: Iterator[bytes], fold: Fold, checkpoints: int) -> N
         raise LogCorrupt("something follows the end of the export", index=fold.size)
 
 
-def _instead(line: bytes) -> str:
+def _instead(line: bytes, index: int) -> LogCorrupt:
+    """What is wrong with a line that is not the next entry."""
     if line.startswith(b'{"index":'):
         found = line[len(b'{"index":') :].split(b",", 1)[0][:20].decode("ascii", "replace")
-        return f"missing or moved: entry {found} stands here"
-    if not line.endswith(b"\n"):
-        return "missing: the export is cut off here"
-    return "the line is neither an entry nor a checkpoint nor the end"
+        return LogCorrupt(f"missing or moved: entry {found} stands here", index=index)
+    return LogCorrupt("the line is neither an entry nor a checkpoint nor the end", index=index)
 
 
 def verify_sqlite(
@@ -242,10 +251,10 @@ def _row_leaf(row: Sequence[object], expected: int, kinds: Sequence[str], fold: 
     index, entry_id, kind, time_us, leaf, body = row
     if index != expected:
         raise LogCorrupt("missing", index=expected)
-    if not isinstance(body, bytes):
+    if body is None:
         raise LogCorrupt("its body is missing", index=expected)
-    computed = leaf_hash(body)
-    if computed != leaf:
+    computed = leaf_hash(body) if isinstance(body, bytes) else None
+    if computed is None or computed != leaf or not isinstance(body, bytes):
         raise LogCorrupt("the body is not what was recorded", index=expected)
     sound = isinstance(entry_id, bytes) and len(entry_id) == 16 and isinstance(kind, int) and 0 <= kind < len(kinds)
     if not sound or not isinstance(time_us, int):

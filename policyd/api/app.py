@@ -24,12 +24,14 @@ from policyd.api.ext_authz import ext_authz_router
 from policyd.api.fleet import fleet_router
 from policyd.api.gate import Gate
 from policyd.api.health import Readiness, health_router
+from policyd.api.log import log_router
 from policyd.api.metrics import metrics_router
 from policyd.api.openapi import describe
 from policyd.api.openapi_authzen import AUTHZEN_SHOWN
 from policyd.api.openapi_batch import BATCH_SHOWN
 from policyd.api.openapi_break_even import BREAK_EVEN_SHOWN
 from policyd.api.openapi_ext_authz import EXT_AUTHZ_SHOWN
+from policyd.api.openapi_log import LOG_SHOWN
 from policyd.api.openapi_reports import REPORTS_SHOWN
 from policyd.api.openapi_simulations import SIMULATION_SHOWN
 from policyd.api.packing import Packing
@@ -45,6 +47,7 @@ _SHOWN: Final[tuple[type[BaseModel], ...]] = (
     *BREAK_EVEN_SHOWN,
     *EXT_AUTHZ_SHOWN,
     *REPORTS_SHOWN,
+    *LOG_SHOWN,
     *SIMULATION_SHOWN,
     BreakEvenRequest,
     SimulationRequest,
@@ -92,6 +95,7 @@ def create_app(running: Parts) -> FastAPI:
         ext_authz_router(running),
         fleet_router(running),
         health_router(readiness),
+        log_router(running),
         metrics_router(running, readiness),
         problems.page_router(),
         report_router(running),

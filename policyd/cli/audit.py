@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from policyd.cli import evidence
 from policyd.cli.options import (
     Access,
     CaFileFlag,
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from policyd.settings import Settings
 
 app = typer.Typer(name="audit", help="The decision log: every allow, deny and error.", no_args_is_help=True)
+
+for _command in (evidence.verify, evidence.export, evidence.receipt):
+    app.command()(_command)
 
 Filter = str | None
 

@@ -167,18 +167,18 @@ def first_uses_page(filters: Mapping[str, str], cursor: str | None) -> Call[Json
 
 def record(decision_id: str) -> Call[Json]:
     """``GET /v1/decisions/{id}``."""
-    return Call("GET", f"/v1/decisions/{_segment(decision_id)}", _entry, "record")
+    return Call("GET", f"/v1/decisions/{segment(decision_id)}", _entry, "record")
 
 
 def explanation(decision_id: str) -> Call[Json]:
     """``GET /v1/decisions/{id}/explanation`` as JSON."""
-    path = f"/v1/decisions/{_segment(decision_id)}/explanation"
+    path = f"/v1/decisions/{segment(decision_id)}/explanation"
     return Call("GET", path, _entry, "explanation", parameters={"format": "json"})
 
 
 def explanation_text(decision_id: str) -> Call[str]:
     """``GET /v1/decisions/{id}/explanation`` as text."""
-    path = f"/v1/decisions/{_segment(decision_id)}/explanation"
+    path = f"/v1/decisions/{segment(decision_id)}/explanation"
     return Call("GET", path, _text, "text", parameters={"format": "text"}, media_type=TEXT)
 
 
@@ -189,7 +189,7 @@ def pools(cursor: str | None, limit: int) -> Call[Page[Pool]]:
 
 def pool(pool_id: str) -> Call[Pool]:
     """``GET /v1/pools/{id}``."""
-    return Call("GET", f"/v1/pools/{_segment(pool_id)}", _with(Pool, id=str, kind=str), "pool")
+    return Call("GET", f"/v1/pools/{segment(pool_id)}", _with(Pool, id=str, kind=str), "pool")
 
 
 def models(cursor: str | None, limit: int) -> Call[Page[Model]]:
@@ -235,7 +235,7 @@ def _paged(cursor: str | None, limit: int) -> dict[str, str]:
     return {"limit": str(limit), **({} if cursor is None else {"cursor": cursor})}
 
 
-def _segment(name: str) -> str:
+def segment(name: str) -> str:
     """A name as one part of a path: nothing in it leads elsewhere."""
     if name in ("", ".", ".."):
         raise RequestError(f"{name!r} is no id")

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, TypeVar, Unpack
 
-from policyd.client import authzen_calls, calls
+from policyd.client import authzen_calls, calls, history
 from policyd.client.calls import Call, Listing, Reply
 from policyd.client.connections import Attempts, Body, Connection, Given, broken_off
 from policyd.client.documents import (
@@ -188,6 +188,22 @@ class Client:
         """The fleet revision in force."""
         return self.send(calls.fleet())
 
+    def receipt(self, decision_id: str) -> bytes:
+        """The receipt of a decision (``c2sp.org/tlog-proof@v1``), to be verified offline."""
+        return self.send(history.receipt(decision_id))
+
+    def follow_log(self, kept: bytes | None = None, *, keys: Sequence[str] = ()) -> bytes:
+        """The newest checkpoint of the log, which continues the ``kept`` one; keep it for the next time.
+
+        Raises ``AuditRolledBack`` or ``SplitView`` when it does not continue it, and ``ProofRefused`` when it is not
+        signed with one of ``keys``.
+        """
+        shown = self.send(history.checkpoint())
+        growth = history.Growth(kept, shown, keys)
+        if growth.sizes is not None:
+            growth.check(self.send(history.consistency(*growth.sizes)))
+        return shown
+
     def ready(self) -> Readiness:
         """Whether a decision would be answered now, and why not."""
         return self.send(calls.ready())
@@ -345,6 +361,22 @@ class AsyncClient:
     async def fleet(self) -> Fleet:
         """The fleet revision in force."""
         return await self.send(calls.fleet())
+
+    async def receipt(self, decision_id: str) -> bytes:
+        """The receipt of a decision (``c2sp.org/tlog-proof@v1``), to be verified offline."""
+        return await self.send(history.receipt(decision_id))
+
+    async def follow_log(self, kept: bytes | None = None, *, keys: Sequence[str] = ()) -> bytes:
+        """The newest checkpoint of the log, which continues the ``kept`` one; keep it for the next time.
+
+        Raises ``AuditRolledBack`` or ``SplitView`` when it does not continue it, and ``ProofRefused`` when it is not
+        signed with one of ``keys``.
+        """
+        shown = await self.send(history.checkpoint())
+        growth = history.Growth(kept, shown, keys)
+        if growth.sizes is not None:
+            growth.check(await self.send(history.consistency(*growth.sizes)))
+        return shown
 
     async def ready(self) -> Readiness:
         """Whether a decision would be answered now, and why not."""

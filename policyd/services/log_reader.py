@@ -149,6 +149,10 @@ class LogReader:
         """The names of the logs that this reads: of a file one, of a database one for each writer there has been."""
         return await self._read(store.origins)
 
+    async def read(self, read: Callable[[Connection], T]) -> T:
+        """Whatever else is read of the log, in one transaction and within the deadline."""
+        return await self._read(read)
+
     async def close(self) -> None:
         """Close every connection."""
         await asyncio.to_thread(self._engine.dispose)

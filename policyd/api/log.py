@@ -1,0 +1,79 @@
+"""Proofs about the log over HTTP: its newest checkpoint, that it only grew, that a decision is in it.
+
+Rules: hashes and signatures are for whoever may read anything of the log, since they tell nothing of what is in it but
+how much there is; a receipt holds the bytes of its entry, so that it is for whoever may read that entry.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+import orjson
+from fastapi import APIRouter, Request
+from fastapi.responses import PlainTextResponse, Response
+
+from policyd.api.callers import owner_in, principal_of, readable, require_readable
+from policyd.api.openapi_log import CHECKPOINT, CONSISTENCY, RECEIPT
+from policyd.api.parts import Parts
+from policyd.api.queries import parameters
+from policyd.errors import Finding, RequestError
+from policyd.services.proofs import consistency, newest_checkpoint, receipt
+
+_NO_STORE: Final = {"Cache-Control": "no-store"}
+_NUMBER: Final = re.compile(r"0|[1-9][0-9]{0,18}")
+
+
+def log_router(parts: Parts) -> APIRouter:
+    """The routes of proofs."""
+    router = APIRouter(prefix="/v1", tags=["log"])
+
+    @router.get("/log/checkpoint", summary="The newest checkpoint of the log", **CHECKPOINT)
+    async def checkpoint(request: Request) -> Response:
+        """How many entries the log has, and the root over all of them, signed. Keep it: later ones must continue it."""
+        parameters(request, ())
+        readable(principal_of(request), parts.snapshot)
+        _, note = await newest_checkpoint(parts.reader, parts.committer.origin)
+        return PlainTextResponse(note, headers=_NO_STORE)
+
+    @router.get("/log/consistency", summary="The proof that the log only grew", **CONSISTENCY)
+    async def consistent(request: Request) -> Response:
+        """That the log of `to` entries begins with the log of `from` entries."""
+        asked = parameters(request, ("from", "to"))
+        readable(principal_of(request), parts.snapshot)
+        first = size_of(asked, "from")
+        if first is None:
+            raise _fault("from", "is the size of the checkpoint that you have")
+        second = size_of(asked, "to")
+        if second is None:
+            second, _ = await newest_checkpoint(parts.reader, parts.committer.origin)
+        found = await consistency(parts.reader, parts.committer.origin, first, second)
+        return Response(orjson.dumps(found), headers=_NO_STORE, media_type="application/json")
+
+    @router.get("/decisions/{id}/receipt", summary="The receipt of a decision", tags=["decisions"], **RECEIPT)
+    async def receipt_of(id: str, request: Request) -> Response:
+        """The proof that the decision is in the log, to be verified offline with `policyd audit verify --receipt`."""
+        parameters(request, ())
+        principal = principal_of(request)
+        require_readable(principal, parts.snapshot, id, await parts.reader.owner_of(id))
+        record = await parts.reader.by_id(id)
+        require_readable(principal, parts.snapshot, id, owner_in(orjson.loads(record.body)))
+        found = await receipt(parts.reader, id)
+        headers = {"X-Policyd-Decision-Id": id, "Content-Disposition": f'attachment; filename="{id}.tlog-proof"'}
+        return PlainTextResponse(found.encode(), headers={**headers, **_NO_STORE})
+
+    return router
+
+
+def size_of(asked: dict[str, str], name: str) -> int | None:
+    """A size of the log that a query names. Raises ``RequestError`` for what is none."""
+    written = asked.get(name)
+    if written is None:
+        return None
+    if not _NUMBER.fullmatch(written):
+        raise _fault(name, "is a size of the log, a whole number")
+    return int(written)
+
+
+def _fault(name: str, message: str) -> RequestError:
+    return RequestError(f"`{name}` {message}", findings=[Finding(name, message)])

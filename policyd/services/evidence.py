@@ -1,0 +1,187 @@
+"""Evidence from a data directory: verifying its log, exporting it, proving one entry; no server is needed.
+
+Rules: the log is read as it is at one moment, also beside its writer; nothing is held but a page of it; an export to a
+file goes on where the file ends; the checkpoint that the log keeps itself must hold, and is no anchor.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from audit.checkpoint import open_checkpoint
+from audit.errors import AuditFailure, KeyInvalid, LogCutOff, LogRolledBack, ProofInvalid
+from audit.export import export_lines, resumed_lines, written
+from audit.fold import Anchor, Verdict
+from audit.note import VerifierKey
+from audit.signer import read_public
+from audit.tree import edge_at
+from audit.tree_store import StoredLog
+from audit.verify import kept_anchor, key_argument, verify_export, verify_sqlite
+from policyd.errors import (
+    AuditError,
+    AuditRolledBack,
+    AuditTampered,
+    ExportCutOff,
+    PolicydError,
+    ProofRefused,
+    RequestError,
+)
+from policyd.services.checkpoints import LogFiles, audit_error
+from policyd.services.data_directory import DataDirectory
+from policyd.services.proofs import log_number
+
+
+def keys_of(texts: Sequence[str]) -> list[VerifierKey]:
+    """Keys, or files with one. Raises ``RequestError``."""
+    try:
+        return [key_argument(text) for text in texts]
+    except KeyInvalid as error:
+        raise RequestError(str(error), remedy="give a key as name+id+base64, or the file that holds it") from error
+
+
+def anchors_of(paths: Sequence[Path], keys: Sequence[VerifierKey]) -> list[Anchor]:
+    """Checkpoints that were kept. Raises ``ProofRefused``."""
+    try:
+        return [kept_anchor(path, keys) for path in paths]
+    except (ProofInvalid, KeyInvalid) as error:
+        raise ProofRefused(str(error)) from error
+
+
+def verify_file(
+    path: Path, keys: Sequence[VerifierKey], witnesses: Sequence[VerifierKey], anchors: Sequence[Anchor]
+) -> Verdict:
+    """Check an export. Raises ``ProofRefused`` when it is none."""
+    try:
+        with path.open("rb") as file:
+            return verify_export(file, keys=keys, witnesses=witnesses, anchors=anchors)
+    except OSError as error:
+        raise RequestError(f"{path} cannot be read: {error.strerror}") from error
+    except (ProofInvalid, KeyInvalid) as error:
+        raise ProofRefused(f"{path}: {error}") from error
+
+
+def verify_directory(
+    directory: DataDirectory,
+    keys: Sequence[VerifierKey],
+    witnesses: Sequence[VerifierKey],
+    anchors: Sequence[Anchor],
+) -> Verdict:
+    """Check the log of a directory and the checkpoint beside it; without keys, with those that the directory names."""
+    files = LogFiles.within(directory.path)
+    _require_log(directory)
+    try:
+        known = list(keys) or list(read_public(files.public))
+        # Before the log is opened: what is signed from now on may be beyond what is read.
+        note = files.kept()
+        held = list(anchors)
+        if note is not None:
+            # Whether its key is known is said by the log's own checkpoints, which need the keys that entries name.
+            found = replace(kept_anchor(files.checkpoint, ()), own=True, who="the checkpoint beside the log")
+            held.append(found)
+        return verify_sqlite(directory.log_path, keys=known, key_given=bool(keys), witnesses=witnesses, anchors=held)
+    except AuditFailure as error:
+        raise audit_error("the log cannot be verified", error) from error
+
+
+class _Lines:
+    """Lines that are made as they are read, in the place of a file."""
+
+    def __init__(self, lines: Iterator[bytes]) -> None:
+        self._lines = lines
+
+    def readline(self, limit: int, /) -> bytes:
+        """The next line. A longer one is read as cut off, which it then is."""
+        return next(self._lines, b"")[:limit]
+
+
+def _verify_rows(
+    directory: DataDirectory,
+    keys: Sequence[VerifierKey],
+    witnesses: Sequence[VerifierKey],
+    anchors: Sequence[Anchor],
+) -> Verdict:
+    """Check a log in a database through what its export would be."""
+    return verify_export(_Lines(exported(directory, 0)), keys=keys, witnesses=witnesses, anchors=anchors)
+
+
+@contextmanager
+def stored_log(directory: DataDirectory) -> Iterator[tuple[StoredLog, tuple[VerifierKey, ...]]]:
+    """The log of a directory as it is now, and its keys."""
+    _require_log(directory)
+    try:
+        keys = read_public(LogFiles.within(directory.path).public)
+        engine = directory.store.open_reader()
+        try:
+            with engine.connect() as connection, connection.begin():
+                # Every key of a log carries its name.
+                name = keys[-1].name
+                yield StoredLog(connection, name, log_number(connection, name)), keys
+        finally:
+            engine.dispose()
+    except AuditFailure as error:
+        raise audit_error("the log cannot be read", error) from error
+
+
+def exported(directory: DataDirectory, start: int) -> Iterator[bytes]:
+    """The lines of an export from an index on."""
+    with stored_log(directory) as (source, keys):
+        first = next(source.checkpoints(start), None)
+        last = next(source.checkpoints(start - 1), None) if first is None else first
+        if last is None and start > 0:
+            raise RequestError(f"no checkpoint of the log reaches entry {start}")
+        key = open_checkpoint(last[1], keys).keys[0] if last is not None else keys[-1]
+        edge = edge_at(start, source.node)
+        yield from export_lines(source, key, edge)
+
+
+def export_to(directory: DataDirectory, path: Path) -> tuple[int, int]:
+    """Write an export to a file, or go on where the file ends. Answers the sizes before and after."""
+    with stored_log(directory) as (source, keys):
+        try:
+            with path.open("r+b" if path.exists() else "w+b") as file:
+                if os.fstat(file.fileno()).st_size == 0:
+                    first = next(source.checkpoints(0), None)
+                    key = open_checkpoint(first[1], keys).keys[0] if first is not None else keys[-1]
+                    before, lines = 0, export_lines(source, key, edge_at(0, source.node))
+                else:
+                    so_far = written(file, source.origin)
+                    before, lines = so_far.size, resumed_lines(source, so_far)
+                    file.seek(so_far.length_bytes)
+                    file.truncate()
+                size = before
+                for line in lines:
+                    file.write(line)
+                    size += line.startswith(b'{"index":')
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise AuditError(
+                f"the export cannot be written to {path}: {error.strerror}",
+                remedy="make room, and run the command again: it goes on where the file ends",
+            ) from error
+        except (ProofInvalid, KeyInvalid) as error:
+            raise ProofRefused(f"{path}: {error}", remedy="name a new file for the export") from error
+    return before, size
+
+
+def failure_of(verdict: Verdict, *, export: bool) -> PolicydError | None:
+    """The error that a verdict stands for."""
+    if verdict.error is None:
+        return None
+    if isinstance(verdict.error, LogCutOff):
+        return ExportCutOff(str(verdict.error))
+    if isinstance(verdict.error, LogRolledBack):
+        return AuditRolledBack(str(verdict.error))
+    return ProofRefused(str(verdict.error)) if export else AuditTampered(str(verdict.error))
+
+
+def _require_log(directory: DataDirectory) -> None:
+    if not directory.store.exists():
+        raise AuditError(
+            f"there is no log in {directory.path}",
+            remedy="name the directory of the log with --data-dir; the first decision makes a log",
+        )

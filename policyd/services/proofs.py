@@ -1,0 +1,90 @@
+"""Proofs about a log, from what is stored: its newest checkpoint, that it only grew, that one entry is in it.
+
+Rules: a proof is against a checkpoint that was signed, never against what is not signed yet; an entry that was written
+just now is waited for until its checkpoint is there, which takes a second; each proof is read in one transaction.
+It refuses: sizes that no checkpoint reaches, and consistency from nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from base64 import b64encode
+from typing import Any, Final
+
+from sqlalchemy import Connection, select
+
+from audit.errors import LogCorrupt
+from audit.proof import Receipt
+from audit.tables import LOG
+from audit.tree import consistency_proof, inclusion_proof
+from audit.tree_store import last_checkpoint, stored_nodes
+from policyd.errors import AuditError, Finding, NotFound, RequestError
+from policyd.services.log_reader import LogReader
+
+WAIT_TRIES: Final = 30
+WAIT_PAUSE_S: Final = 0.1
+
+Signed = tuple[int, bytes]
+
+
+def log_number(connection: Connection, origin: str) -> int:
+    """The number of a log in its database. Raises ``LogCorrupt`` when it has lost its name."""
+    found = connection.execute(select(LOG.c.number).where(LOG.c.origin == origin)).scalar()
+    if found is None:
+        raise LogCorrupt(f"there is no log {origin}")
+    return int(found)
+
+
+async def newest_checkpoint(reader: LogReader, origin: str) -> Signed:
+    """Size and signed note of the newest checkpoint. Raises ``NotFound`` when nothing was signed yet."""
+    found = await reader.read(lambda connection: last_checkpoint(connection, log_number(connection, origin)))
+    if found is None:
+        raise NotFound(f"nothing of the log {origin} is signed yet", remedy="ask again in a second")
+    return found
+
+
+async def consistency(reader: LogReader, origin: str, first: int, second: int) -> dict[str, Any]:
+    """That the log of ``second`` entries begins with that of ``first``, as a document."""
+    size, _ = await newest_checkpoint(reader, origin)
+    if first < 1:
+        raise _fault("from", "is at least 1: every log begins with nothing, so that there is nothing to prove")
+    if second < first:
+        raise _fault("to", f"is at least {first}, which `from` is")
+    if second > size:
+        raise _fault("to", f"is at most {size}, the size of the newest checkpoint")
+
+    def read(connection: Connection) -> list[bytes]:
+        return consistency_proof(first, second, stored_nodes(connection, log_number(connection, origin)))
+
+    proof = await reader.read(read)
+    return {"log": origin, "from": first, "to": second, "proof": [b64encode(found).decode() for found in proof]}
+
+
+async def receipt(reader: LogReader, entry_id: str) -> Receipt:
+    """The receipt of an entry against the newest checkpoint of its log, with the exact bytes of the entry in it.
+
+    Raises ``NotFound``, and ``AuditError`` when no checkpoint covers the entry and none comes.
+    """
+    record = await reader.by_id(entry_id)
+    origin = record.origin
+    signed: Signed | None = None
+    for _ in range(WAIT_TRIES):
+        signed = await reader.read(lambda connection: last_checkpoint(connection, log_number(connection, origin)))
+        if signed is not None and signed[0] > record.index:
+            break
+        await asyncio.sleep(WAIT_PAUSE_S)
+    else:
+        raise AuditError(
+            f"no checkpoint covers the entry {entry_id} yet",
+            remedy="ask again in a second; a log that is not open for writing is signed when it is next opened",
+        )
+    size, note = signed
+
+    def read(connection: Connection) -> list[bytes]:
+        return inclusion_proof(record.index, size, stored_nodes(connection, log_number(connection, origin)))
+
+    return Receipt(record.index, tuple(await reader.read(read)), note, record.body)
+
+
+def _fault(name: str, message: str) -> RequestError:
+    return RequestError(f"`{name}` {message}", findings=[Finding(name, message)])
