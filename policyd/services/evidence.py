@@ -20,7 +20,7 @@ from audit.note import VerifierKey
 from audit.signer import read_public
 from audit.tree import edge_at
 from audit.tree_store import StoredLog
-from audit.verify import kept_anchor, key_argument, verify_export, verify_sqlite
+from audit.verify import BUFFER_BYTES, kept_anchor, key_argument, verify_export, verify_sqlite
 from policyd.errors import (
     AuditError,
     AuditRolledBack,
@@ -56,7 +56,7 @@ def verify_file(
 ) -> Verdict:
     """Check an export. Raises ``ProofRefused`` when it is none."""
     try:
-        with path.open("rb") as file:
+        with path.open("rb", buffering=BUFFER_BYTES) as file:
             return verify_export(file, keys=keys, witnesses=witnesses, anchors=anchors)
     except OSError as error:
         raise RequestError(f"{path} cannot be read: {error.strerror}") from error

@@ -22,6 +22,8 @@ ROUTES = {
     ("get", "/v1/decisions/{id}/receipt"),
     ("get", "/v1/log/checkpoint"),
     ("get", "/v1/log/consistency"),
+    ("get", "/v1/reports/decisions"),
+    ("get", "/v1/reports/first-uses"),
     ("get", "/v1/pools"),
     ("get", "/v1/pools/{id}"),
     ("get", "/v1/models"),

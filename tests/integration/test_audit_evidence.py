@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import shutil
 import sqlite3
 import threading
@@ -299,3 +300,67 @@ def test_the_command_line_remembers_a_server(api: Any, log: Path, tmp_path: Path
     assert Path(first["kept_in"]).read_bytes() == (log / "log.checkpoint").read_bytes()
     with Client(api.address) as client, pytest.raises(NotFound):
         client.receipt(entry(7).id)
+
+
+STORED = ("body.body", "entry.leaf_hash", "entry.id", "entry.kind", "tree_node.hash", "log_checkpoint.note")
+
+
+def stored_bytes(path: Path) -> list[tuple[str, tuple[int, ...], int]]:
+    """Every byte that is evidence: column, key of its row, place in the value."""
+    found = []
+    with closing(sqlite3.connect(path)) as raw:
+        for name in STORED:
+            table, _, column = name.partition(".")
+            keys = {"tree_node": 'level, "index"', "log_checkpoint": "size, 0"}.get(table, '"index", 0')
+            for first, second, value in raw.execute(f"SELECT {keys}, {column} FROM {table}"):
+                length = len(value) if isinstance(value, bytes) else 1
+                found += [(name, (first, second), place) for place in range(length)]
+    return found
+
+
+def flipped(raw: sqlite3.Connection, place: tuple[str, tuple[int, ...], int], mask: int) -> bool:
+    """Turn bits of one stored byte over; False when the database itself refuses, as for an id that is another's."""
+    (table, _, column), row, at = place[0].partition("."), place[1], place[2]
+    where = {"tree_node": 'level = ? AND "index" = ?', "log_checkpoint": "size = ? AND 0 = ?"}.get(
+        table, '"index" = ? AND 0 = ?'
+    )
+    value = raw.execute(f"SELECT {column} FROM {table} WHERE {where}", row).fetchone()[0]
+    changed = value ^ mask if isinstance(value, int) else value[:at] + bytes((value[at] ^ mask,)) + value[at + 1 :]
+    try:
+        raw.execute(f"UPDATE {table} SET {column} = ? WHERE {where}", (changed, *row))
+    except sqlite3.IntegrityError:
+        raw.rollback()
+        return False
+    raw.commit()
+    return True
+
+
+def flip_all(path: Path, places: list[tuple[str, tuple[int, ...], int]], mask: int) -> None:
+    directory = DataDirectory(path)
+    with closing(sqlite3.connect(path / "audit.sqlite")) as raw:
+        for place in places:
+            if flipped(raw, place, mask):
+                assert verify_directory(directory, [], [], []).fault is not None, place
+                assert flipped(raw, place, mask)
+    assert verify_directory(directory, [], [], []).fault is None
+
+
+def signed_often(path: Path) -> None:
+    """300 entries under three checkpoints."""
+    for first in range(0, 300, 100):
+        asyncio.run(write(path, first, first + 100))
+
+
+def test_a_sample_of_flipped_bytes_in_the_database_is_noticed(tmp_path: Path) -> None:
+    signed_often(tmp_path)
+    places = stored_bytes(tmp_path / "audit.sqlite")
+    assert {name for name, _, _ in places} == set(STORED)
+    flip_all(tmp_path, random.Random(4).sample(places, 60), 0x20)
+
+
+@pytest.mark.long
+def test_every_flipped_byte_in_the_database_is_noticed(tmp_path: Path) -> None:
+    signed_often(tmp_path)
+    places = stored_bytes(tmp_path / "audit.sqlite")
+    assert len(places) > 30_000
+    flip_all(tmp_path, places, 0x01)
