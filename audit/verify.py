@@ -33,7 +33,8 @@ from audit.checkpoint import Checkpoint, open_checkpoint
 from audit.errors import AuditFailure, KeyInvalid, LogCorrupt, LogCutOff, ProofInvalid
 from audit.export import HASH_CHARS, LINE_MAX_BYTES, Row, entry_line, odd_body, parse_checkpoint, parse_end, parse_head
 from audit.fold import Anchor, Fold, Verdict
-from audit.note import NOTE_MAX_BYTES, VerifierKey, parse_note
+from audit.note import LOG_ALGORITHM, NOTE_MAX_BYTES, VerifierKey, parse_note
+from audit.signer import read_public
 from audit.tree import Run, leaf_hash
 
 BATCH_ENTRIES: Final = 1_024
@@ -297,6 +298,8 @@ def _second(seconds: int) -> bytes:
 def kept_anchor(path: Path, keys: Iterable[VerifierKey], who: str | None = None) -> Anchor:
     """A checkpoint that the reader has kept, as an anchor; its signature is checked when keys are given.
 
+    When a witness whose key is among them cosigned it, that is who vouches for it.
+
     Raises ``ProofInvalid`` or ``KeyInvalid``.
     """
     try:
@@ -305,8 +308,13 @@ def kept_anchor(path: Path, keys: Iterable[VerifierKey], who: str | None = None)
     except OSError as error:
         raise ProofInvalid(f"the checkpoint {path} cannot be read: {error.strerror}") from error
     found = list(keys)
-    checkpoint = open_checkpoint(note, found).checkpoint if found else Checkpoint.parse(parse_note(note).text)
-    return Anchor(checkpoint.size, checkpoint.root, who or f"the checkpoint in {path}")
+    if not any(key.algorithm == LOG_ALGORITHM for key in found):
+        # Without the key of the log it is what the reader has kept, and no more.
+        checkpoint = Checkpoint.parse(parse_note(note).text)
+        return Anchor(checkpoint.size, checkpoint.root, who or f"the checkpoint in {path}")
+    opened = open_checkpoint(note, found)
+    seen = " and ".join(f"{each.name} (seen at {each.time_s} s)" for each in opened.witnesses)
+    return Anchor(opened.checkpoint.size, opened.checkpoint.root, who or seen or f"the checkpoint in {path}")
 
 
 def report(verdict: Verdict) -> list[str]:
@@ -327,14 +335,12 @@ def report(verdict: Verdict) -> list[str]:
     return lines
 
 
-def key_argument(text: str) -> VerifierKey:
-    """A key, or the name of a file whose first line it is. Raises ``KeyInvalid``."""
-    if "+" not in text or Path(text).is_file():
-        try:
-            text = Path(text).read_text(encoding="utf-8").split("\n", 1)[0].strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise KeyInvalid(f"the key {text} cannot be read: {error}") from error
-    return VerifierKey.parse(text)
+def key_arguments(texts: Iterable[str]) -> list[VerifierKey]:
+    """Keys, or the names of files with one a line. Raises ``KeyInvalid``."""
+    found: list[VerifierKey] = []
+    for text in texts:
+        found += read_public(Path(text)) if "+" not in text or Path(text).is_file() else [VerifierKey.parse(text)]
+    return found
 
 
 def _arguments() -> argparse.ArgumentParser:
@@ -350,9 +356,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
     flags = _arguments().parse_args(arguments)
     try:
-        keys = [key_argument(text) for text in flags.key]
-        witnesses = [key_argument(text) for text in flags.witness]
-        anchors = [kept_anchor(path, keys) for path in flags.anchor]
+        keys, witnesses = key_arguments(flags.key), key_arguments(flags.witness)
+        anchors = [kept_anchor(path, [*keys, *witnesses]) for path in flags.anchor]
         if flags.export == "-":
             verdict = verify_export(sys.stdin.buffer, keys=keys, witnesses=witnesses, anchors=anchors)
         else:

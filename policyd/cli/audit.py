@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from policyd.cli import evidence
+from policyd.cli import evidence, log_keys
 from policyd.cli.options import (
     Access,
     CaFileFlag,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(name="audit", help="The decision log: every allow, deny and error.", no_args_is_help=True)
 
-for _command in (evidence.verify, evidence.export, evidence.receipt):
+for _command in (evidence.verify, evidence.export, evidence.receipt, log_keys.rotate_key, log_keys.cosign):
     app.command()(_command)
 
 Filter = str | None

@@ -153,7 +153,7 @@ def _verified(
     from policyd.services.log_place import directory_of
 
     known, seen = keys_of(keys), keys_of(witnesses)
-    held = anchors_of(anchors, known)
+    held = anchors_of(anchors, [*known, *seen])
     if export is not None:
         verdict = verify_file(export, known, seen, held)
     else:

@@ -20,7 +20,7 @@ from audit.note import VerifierKey
 from audit.signer import read_public
 from audit.tree import edge_at
 from audit.tree_store import StoredLog
-from audit.verify import BUFFER_BYTES, kept_anchor, key_argument, verify_export, verify_sqlite
+from audit.verify import BUFFER_BYTES, kept_anchor, key_arguments, verify_export, verify_sqlite
 from policyd.errors import (
     AuditError,
     AuditRolledBack,
@@ -38,7 +38,7 @@ from policyd.services.proofs import log_number
 def keys_of(texts: Sequence[str]) -> list[VerifierKey]:
     """Keys, or files with one. Raises ``RequestError``."""
     try:
-        return [key_argument(text) for text in texts]
+        return key_arguments(texts)
     except KeyInvalid as error:
         raise RequestError(str(error), remedy="give a key as name+id+base64, or the file that holds it") from error
 

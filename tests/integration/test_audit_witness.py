@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import threading
 from base64 import b64decode
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,9 +17,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from audit.checkpoint import Checkpoint, open_checkpoint
 from audit.errors import LogCorrupt, LogRolledBack, ProofInvalid
 from audit.note import WITNESS_ALGORITHM, SeedSigner, Signature, VerifierKey
+from audit.signer import read_public
 from audit.tree import Edge, consistency_proof, leaf_hash, verify_consistency
 from audit.witness import Answer, cosigned, submission
 from connectors.witness import WitnessUnreachable, post_checkpoint
+from tests.integration.test_audit_checkpoints import write
 
 ORIGIN = "log.example/one"
 LOG = SeedSigner(ORIGIN, bytes(range(32)))
@@ -48,6 +53,7 @@ class Witness:
         self.seen = Checkpoint(ORIGIN, 0, Edge().root())
         self.time_s = 1_700_000_000
         self.asked: list[int] = []
+        self.key = LOG.key
 
     def answer(self, body: bytes) -> tuple[int, str, bytes]:
         head, _, note = body.partition(b"\n\n")
@@ -55,7 +61,7 @@ class Witness:
         old_size = int(old.removeprefix("old "))
         self.asked.append(old_size)
         try:
-            found = open_checkpoint(note, [LOG.key], origin=ORIGIN).checkpoint
+            found = open_checkpoint(note, [self.key], origin=ORIGIN).checkpoint
         except ProofInvalid:
             return 403, "text/plain", b""
         if old_size > found.size:
@@ -162,3 +168,56 @@ def test_a_witness_that_is_not_there_is_said_to_be_so() -> None:
         post_checkpoint("http://127.0.0.1:9", b"", timeout_s=2)
     with pytest.raises(WitnessUnreachable, match="does not answer"):
         post_checkpoint("no address", b"")
+
+
+def command(*arguments: str) -> int:
+    from policyd.cli.main import run
+
+    return run(list(arguments))
+
+
+def rows(path: Path, first: int, end: int) -> None:
+    asyncio.run(write(path, first, end))
+
+
+def test_the_command_keeps_the_word_of_a_witness(witness: tuple[Witness, str], tmp_path: Path, capfd: Any) -> None:
+    state, address = witness
+    log, kept = tmp_path / "log", tmp_path / "cosigned"
+    rows(log, 0, 7)
+    # The witness knows this log by its key.
+    state.key = read_public(log / "log.pub")[0]
+    given = ("--witness-url", address, "--witness", KEY.text, "--file", str(kept), "--data-dir", str(log))
+    assert command("audit", "cosign", *given) == 0
+    rows(log, 7, 9)
+    assert command("audit", "cosign", *given) == 0
+    assert state.asked == [0, 7]
+    verifying = ("audit", "verify", "--data-dir", str(log), "--key", str(log / "log.pub"))
+    capfd.readouterr()
+    assert command(*verifying, "--anchor", str(kept), "--witness", KEY.text, "--output", "json") == 0
+    found = json.loads(capfd.readouterr().out)
+    assert found["anchors"] == [{"size": 9, "by": f"witness.example (seen at {state.time_s} s)"}]
+    other = tmp_path / "other"
+    rows(other, 0, 3)
+    assert command("audit", "cosign", *given[:-1], str(other)) == 4
+    assert "audit.proof" in capfd.readouterr().err
+    assert command("audit", "cosign", "--witness-url", "http://127.0.0.1:9", *given[2:]) == 1
+    assert "server.unreachable" in capfd.readouterr().err
+
+
+def test_the_old_key_gives_way_to_the_one_that_it_names(tmp_path: Path, capfd: Any) -> None:
+    log, export = tmp_path / "log", tmp_path / "export.jsonl"
+    rows(log, 0, 5)
+    old = read_public(log / "log.pub")[0]
+    assert command("audit", "rotate-key", "--data-dir", str(log)) == 0
+    new = capfd.readouterr().out.strip()
+    assert [key.text for key in read_public(log / "log.pub")] == [old.text, new]
+    assert (log / "log.key").stat().st_mode & 0o777 == 0o600
+    assert not (log / "log.key.next").exists()
+    rows(log, 5, 8)
+    assert command("audit", "verify", "--data-dir", str(log), "--key", old.text, "--output", "json") == 0
+    assert json.loads(capfd.readouterr().out)["keys"] == [old.text, new]
+    assert command("audit", "export", "--data-dir", str(log), "--file", str(export)) == 0
+    assert command("audit", "verify", str(export), "--key", old.text) == 0
+    # The new key alone does not know what the old one signed.
+    assert command("audit", "verify", str(export), "--key", new) == 4
+    assert open_checkpoint((log / "log.checkpoint").read_bytes(), [VerifierKey.parse(new)]).checkpoint.size == 9
