@@ -12,7 +12,7 @@ from typing import Final
 
 from sqlalchemy import ColumnElement, Connection, and_, func, select
 
-from audit.errors import LogCorrupt
+from audit.errors import LogCorrupt, LogRolledBack
 from audit.export import Row
 from audit.tables import BODY, ENTRY, has_body, index_of, place
 from audit.tree import Edge, NodeSource, edge_at
@@ -37,7 +37,7 @@ class TreeTail:
         ).scalar()
         hashed = 0 if blocks is None else (int(blocks) + 1) * BLOCK
         if hashed > size:
-            raise LogCorrupt(f"missing: the tree was made over {hashed} entries", index=size)
+            raise LogRolledBack(f"the tree was made over {hashed} entries: the log was rolled back", index=size)
         node = stored_nodes(connection, log)
         if size - hashed < BLOCK:
             self.edge = edge_at(size, node)

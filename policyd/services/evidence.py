@@ -18,6 +18,7 @@ from audit.export import export_lines, resumed_lines, written
 from audit.fold import Anchor, Verdict
 from audit.note import VerifierKey
 from audit.signer import read_public
+from audit.stores import SqliteStore
 from audit.tree import edge_at
 from audit.tree_store import StoredLog
 from audit.verify import BUFFER_BYTES, kept_anchor, key_arguments, verify_export, verify_sqlite
@@ -82,7 +83,10 @@ def verify_directory(
             # Whether its key is known is said by the log's own checkpoints, which need the keys that entries name.
             found = replace(kept_anchor(files.checkpoint, ()), own=True, who="the checkpoint beside the log")
             held.append(found)
-        return verify_sqlite(directory.log_path, keys=known, key_given=bool(keys), witnesses=witnesses, anchors=held)
+        if isinstance(directory.store, SqliteStore):
+            file, given = directory.store.path, bool(keys)
+            return verify_sqlite(file, keys=known, key_given=given, witnesses=witnesses, anchors=held)
+        return _verify_rows(directory, keys, witnesses, held)
     except AuditFailure as error:
         raise audit_error("the log cannot be verified", error) from error
 
