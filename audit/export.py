@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO, Any, Final, Protocol
 
@@ -30,6 +30,7 @@ from audit.tree import Edge
 FORMAT: Final = "policyd-export@v1"
 LINE_MAX_BYTES: Final = 512 * 1024
 HASH_CHARS: Final = 64
+PAGES_MAX: Final = 10_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +123,28 @@ def resumed_lines(source: LogSource, so_far: Written) -> Iterator[bytes]:
             raise LogCorrupt(f"missing, and a checkpoint is over {end} entries", index=size)
         yield _line({"checkpoint": note.decode()})
         count += 1
+    yield _line({"end": size, "checkpoints": count})
+
+
+def joined_lines(page: Callable[[int], bytes], start: int, so_far: Written | None = None) -> Iterator[bytes]:
+    """One export from pages, each an export from an index on: from ``start``, or what follows ``so_far``.
+
+    Raises ``ProofInvalid`` for a page that does not continue the one before.
+    """
+    size, count = (start, 0) if so_far is None else (so_far.size, so_far.checkpoints)
+    first = so_far is None
+    for _ in range(PAGES_MAX):
+        lines = [line + b"\n" for line in page(size).split(b"\n")[:-1]]
+        if len(lines) < 2 or parse_head(lines[0]).edge.size != size:
+            raise ProofInvalid("a page of the export does not continue the one before")
+        end, checkpoints = parse_end(lines[-1])
+        if first:
+            yield lines[0]
+        yield from lines[1:-1]
+        first, count = False, count + checkpoints
+        if end <= size:
+            break
+        size = end
     yield _line({"end": size, "checkpoints": count})
 
 

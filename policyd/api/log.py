@@ -6,6 +6,7 @@ how much there is; a receipt holds the bytes of its entry, so that it is for who
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import Final
 
@@ -14,11 +15,12 @@ from fastapi import APIRouter, Request
 from fastapi.responses import PlainTextResponse, Response
 
 from policyd.api.callers import owner_in, principal_of, readable, require_readable
-from policyd.api.openapi_log import CHECKPOINT, CONSISTENCY, RECEIPT
+from policyd.api.openapi_log import CHECKPOINT, CONSISTENCY, EXPORT, RECEIPT
 from policyd.api.parts import Parts
 from policyd.api.queries import parameters
-from policyd.errors import Finding, RequestError
-from policyd.services.proofs import consistency, newest_checkpoint, receipt
+from policyd.errors import Finding, Forbidden, RequestError
+from policyd.services.checkpoints import LogFiles, public_keys
+from policyd.services.proofs import consistency, export_page, newest_checkpoint, receipt
 
 _NO_STORE: Final = {"Cache-Control": "no-store"}
 _NUMBER: Final = re.compile(r"0|[1-9][0-9]{0,18}")
@@ -49,6 +51,17 @@ def log_router(parts: Parts) -> APIRouter:
             second, _ = await newest_checkpoint(parts.reader, parts.committer.origin)
         found = await consistency(parts.reader, parts.committer.origin, first, second)
         return Response(orjson.dumps(found), headers=_NO_STORE, media_type="application/json")
+
+    @router.get("/log/export", summary="A part of the export of the log", **EXPORT)
+    async def export(request: Request) -> Response:
+        """The exact bytes of entries from `from` to a checkpoint. Ask again from its end, until nothing is new."""
+        asked = parameters(request, ("from",))
+        principal = principal_of(request)
+        if readable(principal, parts.snapshot) is not None:
+            raise Forbidden(f"{principal.name!r} may not read the log of every tenant, which an export is")
+        keys = await asyncio.to_thread(public_keys, LogFiles.within(parts.directory.path))
+        page = await export_page(parts.reader, parts.committer.origin, keys, size_of(asked, "from") or 0)
+        return Response(page, headers=_NO_STORE, media_type="application/jsonl")
 
     @router.get("/decisions/{id}/receipt", summary="The receipt of a decision", tags=["decisions"], **RECEIPT)
     async def receipt_of(id: str, request: Request) -> Response:

@@ -58,3 +58,9 @@ RECEIPT: Final = route(
     {"text/plain": {"schema": _TEXT}},
     problems_of(400, 404, 503),
 )
+EXPORT: Final = route(
+    "one JSON document a line (docs/reference/evidence.md), up to the first checkpoint after a thousand entries",
+    {"application/jsonl": {"schema": _TEXT}},
+    problems_of(400, 403, 404, 503),
+    parameters=[{**parameter("from", "the first entry", {**_SIZE, "minimum": 0, "default": 0})}],
+)

@@ -84,25 +84,48 @@ def export(
     ] = None,
     start: Annotated[int, typer.Option("--from", min=0, metavar="INDEX", help="First entry, for stdout.")] = 0,
     data_dir: DataDirFlag = None,
+    server: ServerFlag = None,
+    token_file: TokenFileFlag = None,
+    ca_file: CaFileFlag = None,
     config: ConfigFlag = None,
 ) -> None:
     """Export the log as JSON lines with all that is needed to verify it offline.
 
     Example: policyd audit export --file log.jsonl
     """
-    from policyd.services.evidence import export_to, exported
-    from policyd.services.log_place import directory_of
+    from policyd.services.evidence import exported_from
 
-    directory = directory_of(settings_of(config, data_dir=data_dir))
-    if file is None:
-        for line in exported(directory, start):
+    if start and file is not None:
+        raise typer.BadParameter("--from is for stdout: a file goes on where it ends")
+    if server is not None:
+        before, after = _export_of(Access(server, token_file, ca_file), file, start)
+    else:
+        before, after = exported_from(settings_of(config, data_dir=data_dir), file, start, sys.stdout.buffer)
+    if file is not None:
+        say(f"{file} holds {after} entries" + (f", {after - before} of them new" if before else ""))
+
+
+def _export_of(access: Access, file: Path | None, start: int) -> tuple[int, int]:
+    """The export of a server's log, page by page."""
+    from audit.checkpoint import Checkpoint
+    from audit.export import joined_lines
+    from audit.note import parse_note
+    from policyd.cli.servers import server_at
+    from policyd.client import history
+    from policyd.services.evidence import appended, proving
+
+    with server_at(access) as client, proving(str(file or access.address)):
+        origin = Checkpoint.parse(parse_note(client.send(history.checkpoint())).text).origin
+
+        def page(at: int) -> bytes:
+            return client.send(history.export_page(at))
+
+        if file is not None:
+            return appended(file, origin, lambda so_far: joined_lines(page, 0, so_far))
+        for line in joined_lines(page, start):
             sys.stdout.buffer.write(line)
         sys.stdout.buffer.flush()
-        return
-    if start:
-        raise typer.BadParameter("--from is for stdout: a file goes on where it ends")
-    before, after = export_to(directory, file)
-    say(f"{file} holds {after} entries" + (f", {after - before} of them new" if before else ""))
+    return start, start
 
 
 def receipt(

@@ -47,6 +47,12 @@ def consistency(first: int, second: int) -> Call[list[bytes]]:
     return Call("GET", "/v1/log/consistency", read, "consistency proof", parameters=asked)
 
 
+def export_page(start: int) -> Call[bytes]:
+    """``GET /v1/log/export``: a part of the export, from this index on."""
+    asked = {"from": str(start)}
+    return Call("GET", "/v1/log/export", _bytes, "export", parameters=asked, media_type="application/jsonl")
+
+
 class Growth:
     """From a checkpoint that was kept to the one that a server shows now.
 

@@ -61,6 +61,14 @@ class LogFiles:
             raise LogUnavailable(f"the checkpoint {self.checkpoint} cannot be read: {error.strerror}") from error
 
 
+def public_keys(files: LogFiles) -> tuple[VerifierKey, ...]:
+    """The keys that a log has had. Raises ``AuditKeyUnusable``."""
+    try:
+        return read_public(files.public)
+    except KeyInvalid as error:
+        raise audit_error("the log cannot be verified", error) from error
+
+
 def audit_error(what: str, error: AuditFailure) -> AuditError:
     """What the log raised, in the words of the service."""
     kinds: tuple[tuple[type[AuditFailure], type[AuditError]], ...] = (

@@ -7,14 +7,15 @@ file goes on where the file ends; the checkpoint that the log keeps itself must 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import IO
 
 from audit.checkpoint import open_checkpoint
 from audit.errors import AuditFailure, KeyInvalid, LogCutOff, LogRolledBack, ProofInvalid
-from audit.export import export_lines, resumed_lines, written
+from audit.export import Written, export_lines, resumed_lines, written
 from audit.fold import Anchor, Verdict
 from audit.note import VerifierKey
 from audit.signer import read_public
@@ -33,7 +34,9 @@ from policyd.errors import (
 )
 from policyd.services.checkpoints import LogFiles, audit_error
 from policyd.services.data_directory import DataDirectory
+from policyd.services.log_place import directory_of
 from policyd.services.proofs import log_number
+from policyd.settings import Settings
 
 
 def keys_of(texts: Sequence[str]) -> list[VerifierKey]:
@@ -142,33 +145,60 @@ def exported(directory: DataDirectory, start: int) -> Iterator[bytes]:
         yield from export_lines(source, key, edge)
 
 
+def exported_from(settings: Settings, file: Path | None, start: int, stream: IO[bytes]) -> tuple[int, int]:
+    """An export of the log that the settings name, to a file or a stream. Answers the sizes before and after."""
+    directory = directory_of(settings)
+    if file is not None:
+        return export_to(directory, file)
+    for line in exported(directory, start):
+        stream.write(line)
+    stream.flush()
+    return start, start
+
+
 def export_to(directory: DataDirectory, path: Path) -> tuple[int, int]:
     """Write an export to a file, or go on where the file ends. Answers the sizes before and after."""
-    with stored_log(directory) as (source, keys):
-        try:
-            with path.open("r+b" if path.exists() else "w+b") as file:
-                if os.fstat(file.fileno()).st_size == 0:
-                    first = next(source.checkpoints(0), None)
-                    key = open_checkpoint(first[1], keys).keys[0] if first is not None else keys[-1]
-                    before, lines = 0, export_lines(source, key, edge_at(0, source.node))
-                else:
-                    so_far = written(file, source.origin)
-                    before, lines = so_far.size, resumed_lines(source, so_far)
-                    file.seek(so_far.length_bytes)
-                    file.truncate()
-                size = before
-                for line in lines:
-                    file.write(line)
-                    size += line.startswith(b'{"index":')
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise AuditError(
-                f"the export cannot be written to {path}: {error.strerror}",
-                remedy="make room, and run the command again: it goes on where the file ends",
-            ) from error
-        except (ProofInvalid, KeyInvalid) as error:
-            raise ProofRefused(f"{path}: {error}", remedy="name a new file for the export") from error
+    with stored_log(directory) as (source, keys), proving(str(path)):
+
+        def lines(so_far: Written | None) -> Iterator[bytes]:
+            if so_far is not None:
+                return resumed_lines(source, so_far)
+            first = next(source.checkpoints(0), None)
+            key = open_checkpoint(first[1], keys).keys[0] if first is not None else keys[-1]
+            return export_lines(source, key, edge_at(0, source.node))
+
+        return appended(path, source.origin, lines)
+
+
+@contextmanager
+def proving(what: str) -> Iterator[None]:
+    """Within it, what proves nothing is ``ProofRefused``, and says of what."""
+    try:
+        yield
+    except (ProofInvalid, KeyInvalid) as error:
+        raise ProofRefused(f"{what}: {error}", remedy="name a new file for the export, or mend its source") from error
+
+
+def appended(path: Path, origin: str, lines: Callable[[Written | None], Iterator[bytes]]) -> tuple[int, int]:
+    """Lines of an export in a file that is new, or that ends somewhere. Answers the sizes before and after."""
+    try:
+        with path.open("r+b" if path.exists() else "w+b") as file:
+            so_far = written(file, origin) if os.fstat(file.fileno()).st_size else None
+            before = size = 0 if so_far is None else so_far.size
+            following = lines(so_far)
+            if so_far is not None:
+                file.seek(so_far.length_bytes)
+                file.truncate()
+            for line in following:
+                file.write(line)
+                size += line.startswith(b'{"index":')
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise AuditError(
+            f"the export cannot be written to {path}: {error.strerror}",
+            remedy="make room, and run the command again: it goes on where the file ends",
+        ) from error
     return before, size
 
 

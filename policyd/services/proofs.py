@@ -9,20 +9,25 @@ from __future__ import annotations
 
 import asyncio
 from base64 import b64encode
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from sqlalchemy import Connection, select
 
-from audit.errors import LogCorrupt
+from audit.checkpoint import open_checkpoint
+from audit.errors import KeyInvalid, LogCorrupt, ProofInvalid
+from audit.export import export_lines
+from audit.note import VerifierKey
 from audit.proof import Receipt
 from audit.tables import LOG
-from audit.tree import consistency_proof, inclusion_proof
-from audit.tree_store import last_checkpoint, stored_nodes
-from policyd.errors import AuditError, Finding, NotFound, RequestError
+from audit.tree import consistency_proof, edge_at, inclusion_proof
+from audit.tree_store import StoredLog, last_checkpoint, stored_nodes
+from policyd.errors import AuditError, AuditTampered, Finding, NotFound, RequestError
 from policyd.services.log_reader import LogReader
 
 WAIT_TRIES: Final = 30
 WAIT_PAUSE_S: Final = 0.1
+PAGE_ENTRIES: Final = 1_000
 
 Signed = tuple[int, bytes]
 
@@ -84,6 +89,37 @@ async def receipt(reader: LogReader, entry_id: str) -> Receipt:
         return inclusion_proof(record.index, size, stored_nodes(connection, log_number(connection, origin)))
 
     return Receipt(record.index, tuple(await reader.read(read)), note, record.body)
+
+
+class _Page(StoredLog):
+    """A log up to the first checkpoint that is over enough entries more than ``start``."""
+
+    start = 0
+
+    def checkpoints(self, after: int) -> Iterator[Signed]:
+        for size, note in super().checkpoints(after):
+            yield size, note
+            if size - self.start >= PAGE_ENTRIES:
+                return
+
+
+async def export_page(reader: LogReader, origin: str, keys: Sequence[VerifierKey], start: int) -> bytes:
+    """A part of the export of a log, which can be verified by itself: from ``start`` to a checkpoint."""
+    size, newest = await newest_checkpoint(reader, origin)
+    if start > size:
+        raise _fault("from", f"is at most {size}, the size of the newest checkpoint")
+
+    def read(connection: Connection) -> bytes:
+        page = _Page(connection, origin, log_number(connection, origin))
+        page.start = start
+        _, note = next(page.checkpoints(start), (size, newest))
+        key = open_checkpoint(note, keys).keys[0]
+        return b"".join(export_lines(page, key, edge_at(start, page.node)))
+
+    try:
+        return await reader.read(read)
+    except (ProofInvalid, KeyInvalid) as error:
+        raise AuditTampered(f"the log cannot be exported: {error}") from error
 
 
 def _fault(name: str, message: str) -> RequestError:

@@ -32,9 +32,10 @@ from policyd.errors import (
     RequestError,
     SplitView,
 )
+from policyd.services import proofs
 from policyd.services.checkpoints import LogFiles
 from policyd.services.data_directory import DataDirectory
-from policyd.services.evidence import export_to, exported, verify_directory
+from policyd.services.evidence import export_to, exported, verify_directory, verify_file
 from tests.integration.test_audit_checkpoints import entry, write
 
 
@@ -364,3 +365,27 @@ def test_every_flipped_byte_in_the_database_is_noticed(tmp_path: Path) -> None:
     places = stored_bytes(tmp_path / "audit.sqlite")
     assert len(places) > 30_000
     flip_all(tmp_path, places, 0x01)
+
+
+def test_the_log_of_a_server_is_exported_in_parts(
+    api: Any, bank_chat: dict[str, Any], tmp_path: Path, capfdbinary: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proofs, "PAGE_ENTRIES", 2)
+    file, key = tmp_path / "export.jsonl", keys(api)[0]
+    asked = ("audit", "export", "--server", api.address)
+    for _ in range(2):
+        for _ in range(3):
+            answer = decide(api, bank_chat)
+        with Client(api.address) as client:
+            client.receipt(answer["id"])  # by now a checkpoint covers it
+        assert run(*asked, "--file", str(file)) == 0
+        verdict = verify_file(file, [key], [], [])
+        assert verdict.fault is None
+        assert verdict.entries > answer["audit"]["index"]
+    capfdbinary.readouterr()
+    assert run(*asked) == 0
+    assert capfdbinary.readouterr().out == file.read_bytes()
+    assert api.client.get("/v1/log/export?from=99999999").status_code == 400
+    asyncio.run(write(tmp_path / "other", 0, 3))
+    assert run("audit", "export", "--data-dir", str(tmp_path / "other"), "--file", str(file)) == 4
+    assert b"is an export of the log" in capfdbinary.readouterr().err
