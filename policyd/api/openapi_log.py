@@ -24,6 +24,16 @@ _CONSISTENCY_EXAMPLE: Final[dict[str, Any]] = {
 }
 
 
+_RECEIPT_EXAMPLE: Final = (
+    "c2sp.org/tlog-proof@v1\nextra eyJpZCI6IjAxOTkiLCJvdXRjb21lIjoiYWxsb3cifQ==\nindex 5\n"
+    f"{_CONSISTENCY_EXAMPLE['proof'][0]}\n\n{_CHECKPOINT_EXAMPLE}"
+)
+_EXPORT_EXAMPLE: Final = (
+    '{"format":"policyd-export@v1","origin":"policyd/7f3a","key":"policyd/7f3a+1c2d3e4f+AUlj","from":300,"edge":[]}\n'
+    '{"end":300,"checkpoints":0}\n'
+)
+
+
 class ConsistencyDocument(BaseModel):
     """That the log of ``to`` entries begins with that of ``from`` entries (RFC 6962, section 2.1.2)."""
 
@@ -55,12 +65,12 @@ CONSISTENCY: Final = route(
 )
 RECEIPT: Final = route(
     "the receipt (c2sp.org/tlog-proof@v1), with the exact bytes of the entry as its extra data",
-    {"text/plain": {"schema": _TEXT}},
+    {"text/plain": {"schema": _TEXT, "example": _RECEIPT_EXAMPLE}},
     problems_of(400, 404, 503),
 )
 EXPORT: Final = route(
     "one JSON document a line (docs/reference/evidence.md), up to the first checkpoint after a thousand entries",
-    {"application/jsonl": {"schema": _TEXT}},
+    {"application/jsonl": {"schema": _TEXT, "example": _EXPORT_EXAMPLE}},
     problems_of(400, 403, 404, 503),
     parameters=[{**parameter("from", "the first entry", {**_SIZE, "minimum": 0, "default": 0})}],
 )

@@ -221,7 +221,7 @@ def test_tenants_do_not_see_each_other(doors: Doors) -> None:
     theirs = decide(server, tokens["lab"], LAB).json()["id"]
     assert decide(server, tokens["bank"]).status_code == 200
     absent = "01990000-0000-7000-8000-000000000000"
-    for suffix in ("", "/explanation"):
+    for suffix in ("", "/explanation", "/receipt"):
         hidden = server.client.get(f"/v1/decisions/{theirs}{suffix}", headers=bearer(tokens["bank"]))
         nowhere = server.client.get(f"/v1/decisions/{absent}{suffix}", headers=bearer(tokens["bank"]))
         problems = []
@@ -254,6 +254,24 @@ def test_tenants_do_not_see_each_other(doors: Doors) -> None:
     assert {"eu-bank", "nordic-lab", None} <= tenants("auditor")
     nobody = server.client.get("/v1/decisions", headers=bearer(tokens["nobody"]))
     check_problem(server, nobody, 403, "identity.forbidden")
+
+
+def test_proofs_are_for_readers_and_the_whole_log_for_who_may_read_all(doors: Doors) -> None:
+    server, tokens = doors
+    own = decide(server, tokens["bank"]).json()["id"]
+    assert server.client.get(f"/v1/decisions/{own}/receipt", headers=bearer(tokens["bank"])).status_code == 200
+    for path, allowed in (
+        ("/v1/log/checkpoint", {"auditor", "bank-auditor"}),
+        ("/v1/log/consistency?from=1&to=1", {"auditor", "bank-auditor"}),
+        ("/v1/log/export?from=1", {"auditor"}),
+    ):
+        for name in ("auditor", "bank-auditor", "nobody"):
+            found = server.client.get(path, headers=bearer(tokens[name]))
+            if name in allowed:
+                assert found.status_code == 200, (path, name)
+            else:
+                check_problem(server, found, 403, "identity.forbidden")
+        check_problem(server, server.client.get(path), 401, "identity.unauthenticated")
 
 
 def test_the_fleet_as_each_may_see_it(doors: Doors) -> None:
