@@ -215,7 +215,12 @@ class DecisionService:
             )
             raise unforeseen from fault
         position = await self._commit(made, entry, facts_blob, claim, reservation)
-        made = admitted(made, position.admission if isinstance(position, AdmittedPosition) else None)
+        admission = position.admission if isinstance(position, AdmittedPosition) else None
+        if reservation is not None and admission is None:
+            unheld = AuditError("the decision was recorded, and nobody says whether its budget is held")
+            unheld.decision_id = decision_id
+            raise unheld
+        made = admitted(made, admission)
         stages.ended("commit")
         audit = {"log": self.origin, "index": position.index, "leaf_hash": position.leaf_hash.hex()}
         pieces = answer_pieces(made, audit)

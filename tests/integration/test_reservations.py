@@ -87,6 +87,26 @@ def test_nothing_is_held_for_who_does_not_ask(api: Any, bank_chat: dict[str, Any
     assert accounts(api) == before
 
 
+class Forgetful:
+    """A log that records, and does not ask the ledger."""
+
+    def __init__(self, log: Any) -> None:
+        self._log = log
+
+    async def submit(self, entry: Any, blobs: Any = (), claim: Any = None, operation: Any = None) -> Any:
+        return await self._log.submit(entry, blobs, claim)
+
+
+def test_no_allow_leaves_when_nobody_says_what_is_held(serving_with: Any, bank_chat: dict[str, Any]) -> None:
+    with serving_with() as server:
+        decisions = server.parts.decisions
+        decisions.log = Forgetful(decisions.log)
+        answered = server.client.post("/v1/decisions", json=bank_chat)
+        assert (answered.status_code, answered.json()["code"]) == (503, "audit.unavailable")
+        bank_chat["options"]["reserve"] = False
+        assert server.client.post("/v1/decisions", json=bank_chat).json()["outcome"] == "allow"
+
+
 def test_a_short_hold_ends_the_validity(serving_with: Any, bank_chat: dict[str, Any]) -> None:
     with serving_with(budgets={"hold_ms": 1_000}) as server:
         answered = server.client.post("/v1/decisions", json=bank_chat).json()
