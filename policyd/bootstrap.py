@@ -408,7 +408,7 @@ def _sheet_limits(settings: EngineSettings) -> SheetLimits:
 def _simulation_limits(settings: Settings) -> SimulationLimits:
     kept = {
         name: getattr(settings.simulation, name)
-        for name in ("in_progress_max", "per_caller_max", "sheets_max", "answers_max")
+        for name in ("in_progress_max", "per_caller_max", "sheets_max", "sheets_max_mib", "answers_max")
     }
     return SimulationLimits(**kept, deadline_ms=settings.engine.deadline_ms)
 

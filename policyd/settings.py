@@ -48,6 +48,9 @@ class EngineSettings(_Section):
     opa_binary: str = Field("opa", description="the OPA to start, a path or a name on PATH")
     opa_token_file: Path | None = Field(None, description="file with the bearer token for `opa_url`")
     sheets_max: Annotated[int, Field(ge=1, le=1_000_000)] = Field(4_096, description="sheets kept in memory")
+    sheets_max_mib: Annotated[int, Field(ge=1, le=1_048_576)] = Field(
+        512, description="memory of these, about; a sheet of 100 pools takes one"
+    )
     answers_max: Annotated[int, Field(ge=1, le=10_000_000)] = Field(65_536, description="answers of packages kept")
     cold_in_progress_max: Annotated[int, Field(ge=1, le=4_096)] = Field(32, description="classes evaluated at once")
     cold_per_tenant_max: Annotated[int, Field(ge=1, le=4_096)] = Field(8, description="of these, for one tenant")
@@ -157,6 +160,7 @@ class SimulationSettings(_Section):
     )
     workloads_max: Annotated[int, Field(ge=1, le=1_000)] = Field(100, description="workloads of one simulation")
     sheets_max: Annotated[int, Field(ge=1, le=100_000)] = Field(256, description="sheets kept of simulations")
+    sheets_max_mib: Annotated[int, Field(ge=1, le=1_048_576)] = Field(64, description="memory of these, about")
     answers_max: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
         16_384, description="answers of packages kept of simulations"
     )

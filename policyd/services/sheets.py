@@ -32,6 +32,8 @@ from policyd.ports import Engine
 from policyd.telemetry import Telemetry
 
 BUCKETS_MAX = 4_096
+BYTES_PER_CONTENT_BYTE = 6
+"""What a sheet takes in memory for each byte of its content: its rows, and the answers that are written ahead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,7 @@ class SheetLimits:
     """Bounds of the book; the settings of the same names carry the defaults."""
 
     sheets_max: int = 4_096
+    sheets_max_mib: int = 512
     answers_max: int = 65_536
     cold_in_progress_max: int = 32
     cold_per_tenant_max: int = 8
@@ -79,6 +82,7 @@ class SheetBook:
     counts: SheetCounts = field(default_factory=SheetCounts)
     telemetry: Telemetry = field(default_factory=lambda: Telemetry(metrics=False))
     _sheets: OrderedDict[tuple[str, bytes], tuple[Sheet, float | None]] = field(default_factory=OrderedDict)
+    _bytes: int = 0
     _answers: OrderedDict[tuple[str, Question], Answer] = field(default_factory=OrderedDict)
     _pending: dict[tuple[str, bytes], asyncio.Task[Sheet]] = field(default_factory=dict)
     _buckets: dict[tuple[str, str], _Bucket] = field(default_factory=dict)
@@ -87,6 +91,11 @@ class SheetBook:
     def held(self) -> int:
         """Sheets in memory."""
         return len(self._sheets)
+
+    @property
+    def held_bytes(self) -> int:
+        """About what they take."""
+        return self._bytes
 
     @property
     def in_progress(self) -> int:
@@ -100,7 +109,7 @@ class SheetBook:
             return None
         sheet, until = entry
         if until is not None and time.monotonic() >= until:
-            del self._sheets[snapshot.digest, key]
+            self._drop((snapshot.digest, key))
             return None
         self._sheets.move_to_end((snapshot.digest, key))
         self.counts.hits += 1
@@ -206,10 +215,19 @@ class SheetBook:
         self.counts.failed += sheet.failed
         self.telemetry.sheet_made(time.monotonic() - begun)
         until = time.monotonic() + self.limits.quarantine_ms / 1000 if sheet.failed else None
+        self._drop((snapshot.digest, key))
         self._sheets[snapshot.digest, key] = (sheet, until)
-        while len(self._sheets) > self.limits.sheets_max:
-            self._sheets.popitem(last=False)
+        self._bytes += _bytes_of(sheet)
+        most = self.limits.sheets_max_mib * 1024**2
+        # One stays whatever it takes: its waiters have it, and the next one of its class would only make it again.
+        while len(self._sheets) > 1 and (len(self._sheets) > self.limits.sheets_max or self._bytes > most):
+            self._drop(next(iter(self._sheets)))
         return sheet
+
+    def _drop(self, key: tuple[str, bytes]) -> None:
+        found = self._sheets.pop(key, None)
+        if found is not None:
+            self._bytes -= _bytes_of(found[0])
 
     async def _ask(self, snapshot: Snapshot, view: ClassView, basis: Basis) -> dict[Question, Answer]:
         """Answers to all questions: known ones from the cache, the others from the engine in one batch."""
@@ -242,14 +260,19 @@ class SheetBook:
         """Forget what belongs to any other snapshot: a sheet takes a megabyte, and nobody asks for those any more."""
         live, policies = {each.digest for each in snapshots}, {each.policies.digest for each in snapshots}
         for key in [key for key in self._sheets if key[0] not in live]:
-            del self._sheets[key]
+            self._drop(key)
         for asked in [asked for asked in self._answers if asked[0] not in policies]:
             del self._answers[asked]
 
     def clear(self) -> None:
         """Forget every sheet and answer (benches measure cold work with it)."""
         self._sheets.clear()
+        self._bytes = 0
         self._answers.clear()
+
+
+def _bytes_of(sheet: Sheet) -> int:
+    return BYTES_PER_CONTENT_BYTE * len(sheet.content)
 
 
 def basis_of(snapshot: Snapshot, normalised: Normalised, document: Mapping[str, Any]) -> Basis:

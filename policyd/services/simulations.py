@@ -51,6 +51,7 @@ class SimulationLimits:
     in_progress_max: int = 8
     per_caller_max: int = 2
     sheets_max: int = 256
+    sheets_max_mib: int = 64
     answers_max: int = 16_384
     deadline_ms: int = 1_000
 
@@ -104,6 +105,7 @@ class Simulations:
         self._users: Counter[str] = Counter()
         bounds = SheetLimits(
             sheets_max=limits.sheets_max,
+            sheets_max_mib=limits.sheets_max_mib,
             answers_max=limits.answers_max,
             cold_in_progress_max=COLD_IN_PROGRESS_MAX,
             cold_per_tenant_max=COLD_IN_PROGRESS_MAX,

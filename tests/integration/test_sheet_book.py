@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -151,6 +152,34 @@ def test_the_caches_are_bounded() -> None:
                 await make(book, snapshot, one)
             assert [book.find(snapshot, one.key) is not None for one in framed] == [False] * 5 + [True] * 3
             assert len(book._answers) <= 50
+
+    asyncio.run(run())
+
+
+def test_the_memory_of_sheets_is_bounded() -> None:
+    """By what they are taken to need, which is near to what they do need."""
+
+    async def run() -> None:
+        limits = replace(WIDE, sheets_max_mib=2, cold_per_tenant_max=64)
+        async with book_on(limits) as (book, snapshot):
+            framed = [place(snapshot, gpu_count=n) for n in range(1, 9)]
+            await make(book, snapshot, framed[0])
+            tracemalloc.start()
+            before = book.held_bytes
+            await make(book, snapshot, framed[1])
+            needed, counted = tracemalloc.get_traced_memory()[0], book.held_bytes - before
+            tracemalloc.stop()
+            assert counted / 2 < needed < counted * 2, (needed, counted)
+            for one in framed[2:]:
+                await make(book, snapshot, one)
+            assert 1 < book.held < len(framed)
+            assert book.held_bytes <= 2 * 1024**2
+            assert book.find(snapshot, framed[-1].key) is not None
+            book.keep()
+            assert (book.held, book.held_bytes) == (0, 0)
+            book.limits = replace(limits, sheets_max_mib=0)
+            assert (await make(book, snapshot, framed[0])).rows
+            assert book.held == 1, "the newest stays"
 
     asyncio.run(run())
 
