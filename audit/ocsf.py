@@ -93,6 +93,8 @@ def _message(entry: Stored) -> str:
     search = entry.search
     if entry.kind == "revision":
         return "a revision was activated"
+    if entry.kind == "key":
+        return "the signing key of the log was replaced"
     asked = f"{search.get('model', 'no model')} for {search.get('tenant', 'no tenant')}"
     because = f" ({search['denied_by']})" if "denied_by" in search else ""
     where = f" on {search['pool']}" if "pool" in search else ""
@@ -127,7 +129,7 @@ def _source(entry: Stored) -> Json:
     if address is not None:
         return {"ip": address[1]}
     scope = [entry.search[name] for name in ("tenant", "project") if name in entry.search]
-    return {"svc_name": "/".join(scope) or ("policyd" if entry.kind == "revision" else NOT_KNOWN)}
+    return {"svc_name": "/".join(scope) or ("policyd" if entry.kind in ("revision", "key") else NOT_KNOWN)}
 
 
 def _api(entry: Stored, body: Json) -> Json:
