@@ -38,8 +38,18 @@ import orjson
 from audit.errors import RecordInvalid
 from audit.tree import leaf_hash as leaf_hash  # the hash of an entry is a word of this module too
 
-Kind = Literal["decision", "error", "refusal", "revision", "settlement", "void", "budget", "key"]
-KINDS: Final[tuple[Kind, ...]] = ("decision", "error", "refusal", "revision", "settlement", "void", "budget", "key")
+Kind = Literal["decision", "error", "refusal", "revision", "settlement", "void", "budget", "key", "extension"]
+KINDS: Final[tuple[Kind, ...]] = (
+    "decision",
+    "error",
+    "refusal",
+    "revision",
+    "settlement",
+    "void",
+    "budget",
+    "key",
+    "extension",
+)
 """Stored as their position here: append new ones at the end, never reorder."""
 
 TERM_FIELDS: Final = ("data_source", "rejected_pool", "rule", "country", "waiver", "approver")

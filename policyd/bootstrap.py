@@ -45,6 +45,7 @@ from policyd.services.readings import observe_parts, observe_process
 from policyd.services.refusals import Refusals, ended
 from policyd.services.reload import Reload
 from policyd.services.repeats import Repeats
+from policyd.services.settlements import Settlements
 from policyd.services.sheets import SheetBook, SheetLimits
 from policyd.services.simulations import SimulationLimits, Simulations
 from policyd.services.writer import CommitLimits
@@ -80,6 +81,7 @@ class Running:
     callers: Callers
     reload: Reload
     repeats: Repeats
+    settlements: Settlements
     principal: Principal = LOCAL
     """Who acts on the command line, beside no server."""
     workers_fault: Callable[[], str | None] = lambda: None
@@ -286,6 +288,7 @@ async def _assembled(
         callers,
         reload,
         repeats,
+        Settlements(log, reader, log.origin),
     )
 
 

@@ -18,6 +18,7 @@ from policyd.api import problems
 from policyd.api.authzen import authzen_router
 from policyd.api.batch import batch_router
 from policyd.api.break_even import BreakEvenRequest, break_even_router
+from policyd.api.budgets import budget_router
 from policyd.api.decisions import decision_router
 from policyd.api.direct import DirectDecision
 from policyd.api.ext_authz import ext_authz_router
@@ -33,10 +34,12 @@ from policyd.api.openapi_break_even import BREAK_EVEN_SHOWN
 from policyd.api.openapi_ext_authz import EXT_AUTHZ_SHOWN
 from policyd.api.openapi_log import LOG_SHOWN
 from policyd.api.openapi_reports import REPORTS_SHOWN
+from policyd.api.openapi_settlements import BUDGET_SHOWN
 from policyd.api.openapi_simulations import SIMULATION_SHOWN
 from policyd.api.packing import Packing
 from policyd.api.parts import Parts
 from policyd.api.reports import report_router
+from policyd.api.settlements import ExtensionRequest, SettlementRequest, settlement_router
 from policyd.api.simulations import SimulationRequest, simulation_router
 from policyd.api.tracing import Admitted, Followed
 from policyd.errors import PolicydError
@@ -45,11 +48,14 @@ _SHOWN: Final[tuple[type[BaseModel], ...]] = (
     *AUTHZEN_SHOWN,
     *BATCH_SHOWN,
     *BREAK_EVEN_SHOWN,
+    *BUDGET_SHOWN,
     *EXT_AUTHZ_SHOWN,
     *REPORTS_SHOWN,
     *LOG_SHOWN,
     *SIMULATION_SHOWN,
     BreakEvenRequest,
+    ExtensionRequest,
+    SettlementRequest,
     SimulationRequest,
 )
 """Schemas that are described beside ``policyd.api.openapi``."""
@@ -91,6 +97,7 @@ def create_app(running: Parts) -> FastAPI:
         authzen_router(running),
         batch_router(running, packing),
         break_even_router(running),
+        budget_router(running),
         decision_router(running, packing),
         ext_authz_router(running),
         fleet_router(running),
@@ -99,6 +106,7 @@ def create_app(running: Parts) -> FastAPI:
         metrics_router(running, readiness),
         problems.page_router(),
         report_router(running),
+        settlement_router(running),
         simulation_router(running),
     ]
     for router in routers:

@@ -391,6 +391,7 @@ _TAGS: Final = [
     {"name": "authzen", "description": "The same decisions in the words of OpenID AuthZEN 1.0."},
     {"name": "enforcement", "description": "For proxies that ask before they forward."},
     {"name": "reports", "description": "What was decided in a period, counted."},
+    {"name": "budgets", "description": "What accounts may spend, have spent and hold; and what reservations become."},
     {"name": "fleet", "description": "The fleet as decided on."},
     {"name": "health", "description": "For whoever supervises the server."},
     {"name": "documentation", "description": "The pages that the `type` of a problem names."},

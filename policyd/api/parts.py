@@ -17,6 +17,7 @@ from policyd.services.facts_holder import FactsHolder
 from policyd.services.log_reader import LogReader
 from policyd.services.reload import Reload
 from policyd.services.repeats import Repeats
+from policyd.services.settlements import Settlements
 from policyd.services.simulations import Simulations
 from policyd.settings import Settings
 from policyd.telemetry import Exposition, Telemetry
@@ -45,6 +46,9 @@ class Parts(Protocol):
 
     @property
     def decisions(self) -> DecisionService: ...
+
+    @property
+    def settlements(self) -> Settlements: ...
 
     @property
     def telemetry(self) -> Telemetry: ...

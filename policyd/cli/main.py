@@ -16,6 +16,7 @@ from policyd.cli import (
     audit,
     audit_report,
     break_even,
+    budget,
     config,
     decide,
     demo,
@@ -49,6 +50,7 @@ app.command()(serve.serve)
 app.command()(demo.demo)
 app.command()(doctor.doctor)
 app.add_typer(pool.app)
+app.add_typer(budget.app)
 app.add_typer(fleet.app)
 app.add_typer(policy.app)
 audit.app.command()(audit_report.report)

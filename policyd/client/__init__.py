@@ -12,6 +12,7 @@ from policyd.client.clients import AsyncClient, Client
 from policyd.client.documents import (
     Asked,
     BreakEven,
+    Budget,
     Decision,
     Entry,
     Evaluation,
@@ -25,9 +26,11 @@ from policyd.client.documents import (
     PoolQuestion,
     PoolSearch,
     Readiness,
+    Reservation,
     Semantic,
     Simulation,
     Traffic,
+    Usage,
     Workload,
 )
 
@@ -35,6 +38,7 @@ __all__ = [
     "Asked",
     "AsyncClient",
     "BreakEven",
+    "Budget",
     "Client",
     "Decision",
     "Entry",
@@ -49,8 +53,10 @@ __all__ = [
     "PoolQuestion",
     "PoolSearch",
     "Readiness",
+    "Reservation",
     "Semantic",
     "Simulation",
     "Traffic",
+    "Usage",
     "Workload",
 ]

@@ -16,6 +16,7 @@ import orjson
 from policyd.client.documents import (
     Asked,
     BreakEven,
+    Budget,
     Decision,
     Entry,
     Filters,
@@ -27,8 +28,10 @@ from policyd.client.documents import (
     Page,
     Pool,
     Readiness,
+    Reservation,
     Simulation,
     Traffic,
+    Usage,
     Workload,
 )
 from policyd.client.problems import error_from, error_of, json_of
@@ -138,6 +141,32 @@ def simulate(requests: Sequence[Asked], overrides: Overrides) -> Call[Simulation
 
     content = encoded({"requests": list(requests), "overrides": overrides})
     return Call("POST", "/v1/simulations", read, f"simulation of {len(requests)} workloads", content=content)
+
+
+def settle(decision_id: str, usage: Usage, request_id: str | None) -> Call[Reservation]:
+    """``POST /v1/decisions/{id}/settlement``: the same again changes nothing, so it may be repeated."""
+    path = f"/v1/decisions/{_segment(decision_id)}/settlement"
+    return Call(
+        "POST", path, _reservation, "reservation", content=encoded(usage), headers=headers(request_id=request_id)
+    )
+
+
+def void(decision_id: str, request_id: str | None) -> Call[Reservation]:
+    """``DELETE /v1/decisions/{id}/reservation``: the same again changes nothing, so it may be repeated."""
+    path = f"/v1/decisions/{_segment(decision_id)}/reservation"
+    return Call("DELETE", path, _reservation, "reservation", headers=headers(request_id=request_id))
+
+
+def extend(decision_id: str, hold_ms: int, request_id: str | None) -> Call[Reservation]:
+    """``POST /v1/decisions/{id}/reservation``: a hold only becomes longer by it, so it may be repeated."""
+    path, content = f"/v1/decisions/{_segment(decision_id)}/reservation", encoded({"hold_ms": hold_ms})
+    return Call("POST", path, _reservation, "reservation", content=content, headers=headers(request_id=request_id))
+
+
+def budgets(account: str | None) -> Call[Page[Budget]]:
+    """``GET /v1/budgets``, or those of one account."""
+    inner = "" if account is None else "/" + "/".join(_segment(part) for part in account.split("/"))
+    return Call("GET", f"/v1/budgets{inner}", _page, "page of budgets")
 
 
 def break_even(asked: Traffic) -> Call[BreakEven]:
@@ -288,6 +317,9 @@ def _answered(item: Any) -> Decision | PolicydError | None:
         return None
     decision_id = item.get("decision_id")
     return error_from(problem, decision_id if isinstance(decision_id, str) else None)
+
+
+_reservation: Final = _with(Reservation, id=str, state=str, accounts=list, audit=dict)
 
 
 def _page(body: bytes) -> Any:

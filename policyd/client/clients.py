@@ -18,6 +18,7 @@ from policyd.client.connections import Attempts, Body, Connection, Given, broken
 from policyd.client.documents import (
     Asked,
     BreakEven,
+    Budget,
     Decision,
     Entry,
     Evaluation,
@@ -32,9 +33,11 @@ from policyd.client.documents import (
     PoolQuestion,
     PoolSearch,
     Readiness,
+    Reservation,
     Semantic,
     Simulation,
     Traffic,
+    Usage,
     Workload,
 )
 from policyd.errors import PolicydError
@@ -137,6 +140,26 @@ class Client:
     ) -> PoolSearch:
         """AuthZEN: the pools that may take the tenant's workload, best first. Each page is a recorded decision."""
         return self.send(authzen_calls.search_pools(tenant, workload, limit, token, request_id))
+
+    def settle(self, decision_id: str, usage: Usage, *, request_id: str | None = None) -> Reservation:
+        """Post what a decision did use. The same settlement again changes nothing."""
+        return self.send(calls.settle(decision_id, usage, request_id))
+
+    def void(self, decision_id: str, *, request_id: str | None = None) -> Reservation:
+        """Release all of what a decision has reserved, because nothing was used."""
+        return self.send(calls.void(decision_id, request_id))
+
+    def extend(self, decision_id: str, hold_ms: int, *, request_id: str | None = None) -> Reservation:
+        """Hold what a decision has reserved for so long from now."""
+        return self.send(calls.extend(decision_id, hold_ms, request_id))
+
+    def budgets(self) -> Page[Budget]:
+        """Every budget that the caller may read."""
+        return self.send(calls.budgets(None))
+
+    def budget(self, account: str) -> Page[Budget]:
+        """The budgets of one account, such as ``acme/support-chat``."""
+        return self.send(calls.budgets(account))
 
     def break_even(self, asked: Traffic) -> BreakEven:
         """What a month costs on pools of each form of price, and from which rate which is cheapest."""
@@ -309,6 +332,26 @@ class AsyncClient:
     ) -> PoolSearch:
         """AuthZEN: the pools that may take the tenant's workload, best first. Each page is a recorded decision."""
         return await self.send(authzen_calls.search_pools(tenant, workload, limit, token, request_id))
+
+    async def settle(self, decision_id: str, usage: Usage, *, request_id: str | None = None) -> Reservation:
+        """Post what a decision did use. The same settlement again changes nothing."""
+        return await self.send(calls.settle(decision_id, usage, request_id))
+
+    async def void(self, decision_id: str, *, request_id: str | None = None) -> Reservation:
+        """Release all of what a decision has reserved, because nothing was used."""
+        return await self.send(calls.void(decision_id, request_id))
+
+    async def extend(self, decision_id: str, hold_ms: int, *, request_id: str | None = None) -> Reservation:
+        """Hold what a decision has reserved for so long from now."""
+        return await self.send(calls.extend(decision_id, hold_ms, request_id))
+
+    async def budgets(self) -> Page[Budget]:
+        """Every budget that the caller may read."""
+        return await self.send(calls.budgets(None))
+
+    async def budget(self, account: str) -> Page[Budget]:
+        """The budgets of one account, such as ``acme/support-chat``."""
+        return await self.send(calls.budgets(account))
 
     async def break_even(self, asked: Traffic) -> BreakEven:
         """What a month costs on pools of each form of price, and from which rate which is cheapest."""

@@ -282,6 +282,50 @@ class Revision(TypedDict):
     digest: str
 
 
+class Usage(TypedDict, total=False):
+    """What a decision did use, as far as it was measured; see the HTTP reference."""
+
+    pool: str
+    input_tokens: int
+    output_tokens: int
+    requests: int
+    gpu_ms: int
+    micro_usd: int
+    output_sha256: str
+
+
+class Reservation(TypedDict):
+    """A reservation after a change. ``pool`` and ``actual`` are there when it was settled now."""
+
+    id: str
+    state: Literal["held", "settled", "voided", "expired"]
+    expires_at: str
+    replay: bool
+    pool: NotRequired[str]
+    actual: NotRequired[dict[str, int]]
+    accounts: list[Json]
+    audit: Json
+
+
+class Budget(TypedDict):
+    """One limit of an account in its present window."""
+
+    path: str
+    unit: str
+    pools: str | None
+    limit: int
+    spent: int
+    reserved: int
+    debt: int
+    remaining: int
+    spent_percent: int | None
+    window: str | None
+    zone: str
+    starts_at: str | None
+    resets_at: str | None
+    projected_exhaustion: str | None
+
+
 class Pool(TypedDict):
     """A pool with its declared facts; None is a fact that nobody declared."""
 

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 from uuid import UUID
 
 import orjson
-from sqlalchemy import Connection, Row, bindparam, select, tuple_
+from sqlalchemy import Connection, Row, bindparam, or_, select, tuple_
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
@@ -78,6 +78,15 @@ def _new_account(key: AccountKey, limit: Limit, end_us: int | None) -> dict[str,
     nothing = dict.fromkeys(("reserved", "spent", "leased", "debt", "sequence", "crossed"), 0)
     written = _thresholds_text(limit.thresholds)
     return {**key._asdict(), "end_us": end_us, "limit": limit.amount, "thresholds": written, **nothing}
+
+
+def current_accounts(connection: Connection, paths: Sequence[str], time_us: int) -> list[Account]:
+    """The accounts of these paths whose window has not ended, for whoever only reads."""
+    query = select(ACCOUNT).where(
+        ACCOUNT.c.path.in_(bindparam("paths", expanding=True)),
+        or_(ACCOUNT.c.end_us.is_(None), ACCOUNT.c.end_us > time_us),
+    )
+    return [account_of(row) for part in parts(paths) for row in connection.execute(query, {"paths": part})]
 
 
 def accounts(connection: Connection, numbers: Iterable[int]) -> Iterator[tuple[int, Account]]:

@@ -22,6 +22,8 @@ from audit.record import Kind
 from policyd.core.fleet import Level
 from policyd.core.workload import Environment
 from policyd.errors import AuditError, Finding, NotFound, Overloaded, RequestError
+from policyd.ledger.rows import current_accounts
+from policyd.ledger.rules import Account
 from policyd.services.data_directory import DataDirectory
 from policyd.services.idempotency import Kept, found
 
@@ -140,6 +142,10 @@ class LogReader:
         return await self._read(
             lambda connection: report.first_uses(connection, filters, from_index=from_index, within=within)
         )
+
+    async def accounts(self, paths: Sequence[str], time_us: int) -> list[Account]:
+        """The budget accounts of these paths in the windows of that time."""
+        return await self._read(lambda connection: current_accounts(connection, paths, time_us))
 
     async def key(self, scope: bytes, now_us: int) -> Kept | None:
         """What an idempotency key was used for, if it was and that has not expired."""

@@ -1,0 +1,148 @@
+"""``policyd budget``: what accounts may spend, have spent and hold, beside a running server or without one.
+
+Rules: reading takes no lock and changes nothing; amounts of money are micro-USD in the document and USD in the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from policyd.cli.options import (
+    Access,
+    CaFileFlag,
+    ConfigFlag,
+    DataDirFlag,
+    FleetFlag,
+    OutputFlag,
+    ServerFlag,
+    TokenFileFlag,
+    settings_of,
+)
+from policyd.cli.terminal import Output, emit
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from policyd.settings import Settings
+
+app = typer.Typer(name="budget", help="Budgets: limits, what is spent and what is held.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_budgets(
+    output: OutputFlag = Output.TABLE,
+    data_dir: DataDirFlag = None,
+    fleet: FleetFlag = None,
+    server: ServerFlag = None,
+    token_file: TokenFileFlag = None,
+    ca_file: CaFileFlag = None,
+    config: ConfigFlag = None,
+) -> None:
+    """List every budget in its present window.
+
+    Example: policyd budget list --server http://127.0.0.1:8470
+    """
+    items = _items(Access(server, token_file, ca_file), config, data_dir, fleet, None)
+    emit(items, output, lambda console: _draw(items, console))
+
+
+@app.command("show")
+def show(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="Account, such as acme/support-chat; * is all of them.")],
+    output: OutputFlag = Output.TABLE,
+    data_dir: DataDirFlag = None,
+    fleet: FleetFlag = None,
+    server: ServerFlag = None,
+    token_file: TokenFileFlag = None,
+    ca_file: CaFileFlag = None,
+    config: ConfigFlag = None,
+) -> None:
+    """Show the budgets of one account.
+
+    Example: policyd budget show eu-bank/support-chat
+    """
+    items = _items(Access(server, token_file, ca_file), config, data_dir, fleet, path)
+    emit(items, output, lambda console: _draw(items, console))
+
+
+def _items(access: Access, config: Any, data_dir: Any, fleet: Any, path: str | None) -> list[dict[str, Any]]:
+    import asyncio
+
+    from policyd.cli.servers import server_at
+
+    if access.address is None:
+        return asyncio.run(_local(settings_of(config, data_dir=data_dir, fleet=fleet), path))
+    with server_at(access) as server:
+        page = server.budgets() if path is None else server.budget(path)
+        return [{**item} for item in page["items"]]
+
+
+async def _local(settings: Settings, path: str | None) -> list[dict[str, Any]]:
+    """From the fleet files and the log's database; without a log nothing has been spent yet."""
+    from policyd.bootstrap import fleet_path
+    from policyd.core.normalise import known
+    from policyd.ledger.chart import chart_of
+    from policyd.revisions.fleet_files import load_fleet
+    from policyd.services.budgets import budget_items
+    from policyd.services.clock import now_us
+    from policyd.services.log_place import directory_of
+    from policyd.services.log_reader import LogReader
+
+    chart = dict(sorted(chart_of(load_fleet(fleet_path(settings))).items()))
+    if path is not None:
+        chart = {path: known(chart, path, "budget of", "PATH")}
+    directory, time_us = directory_of(settings), now_us()
+    if not directory.store.exists():
+        return budget_items(chart, (), time_us)
+    reader = await LogReader.open(directory, deadline_ms=settings.audit.search_deadline_ms)
+    try:
+        return budget_items(chart, await reader.accounts(list(chart), time_us), time_us)
+    finally:
+        await reader.close()
+
+
+def _draw(items: list[dict[str, Any]], console: Console) -> None:
+    from policyd.cli import words
+    from policyd.cli.listing import Column, draw_rows
+    from policyd.cli.terminal import QUIET
+
+    columns = (
+        Column("account"),
+        Column("window"),
+        Column("limit", right=True),
+        Column("spent", right=True, leaves=1, label="spent"),
+        Column("held", right=True, leaves=1, label="held"),
+        Column("left", right=True),
+        Column("debt", right=True, leaves=2, label="debt"),
+        Column("resets", leaves=2, label="resets"),
+        Column("runs out", leaves=2, label="runs out"),
+    )
+    if items:
+        draw_rows(console, columns, [_row(item) for item in items])
+    console.print(words.plural(len(items), "budget"), style=QUIET)
+
+
+def _row(item: Mapping[str, Any]) -> tuple[str, ...]:
+    amounts = {name: _amount(item, name) for name in ("limit", "spent", "reserved", "remaining", "debt")}
+    return (
+        item["path"] if item["pools"] is None else f"{item['path']} on {item['pools']}",
+        item["window"] or "in flight",
+        amounts["limit"],
+        amounts["spent"],
+        amounts["reserved"],
+        amounts["remaining"],
+        amounts["debt"] if item["debt"] else "",
+        (item["resets_at"] or "")[:16].replace("T", " "),
+        (item["projected_exhaustion"] or "")[:16].replace("T", " "),
+    )
+
+
+def _amount(item: Mapping[str, Any], name: str) -> str:
+    from policyd.cli import words
+
+    if item["unit"] == "micro_usd":
+        return words.usd(item[name])
+    return f"{item[name]:,} {item['unit'].replace('_', ' ')}"
