@@ -145,7 +145,7 @@ def simulate(requests: Sequence[Asked], overrides: Overrides) -> Call[Simulation
 
 def settle(decision_id: str, usage: Usage, request_id: str | None) -> Call[Reservation]:
     """``POST /v1/decisions/{id}/settlement``: the same again changes nothing, so it may be repeated."""
-    path = f"/v1/decisions/{_segment(decision_id)}/settlement"
+    path = f"/v1/decisions/{segment(decision_id)}/settlement"
     return Call(
         "POST", path, _reservation, "reservation", content=encoded(usage), headers=headers(request_id=request_id)
     )
@@ -153,19 +153,19 @@ def settle(decision_id: str, usage: Usage, request_id: str | None) -> Call[Reser
 
 def void(decision_id: str, request_id: str | None) -> Call[Reservation]:
     """``DELETE /v1/decisions/{id}/reservation``: the same again changes nothing, so it may be repeated."""
-    path = f"/v1/decisions/{_segment(decision_id)}/reservation"
+    path = f"/v1/decisions/{segment(decision_id)}/reservation"
     return Call("DELETE", path, _reservation, "reservation", headers=headers(request_id=request_id))
 
 
 def extend(decision_id: str, hold_ms: int, request_id: str | None) -> Call[Reservation]:
     """``POST /v1/decisions/{id}/reservation``: a hold only becomes longer by it, so it may be repeated."""
-    path, content = f"/v1/decisions/{_segment(decision_id)}/reservation", encoded({"hold_ms": hold_ms})
+    path, content = f"/v1/decisions/{segment(decision_id)}/reservation", encoded({"hold_ms": hold_ms})
     return Call("POST", path, _reservation, "reservation", content=content, headers=headers(request_id=request_id))
 
 
 def budgets(account: str | None) -> Call[Page[Budget]]:
     """``GET /v1/budgets``, or those of one account."""
-    inner = "" if account is None else "/" + "/".join(_segment(part) for part in account.split("/"))
+    inner = "" if account is None else "/" + "/".join(segment(part) for part in account.split("/"))
     return Call("GET", f"/v1/budgets{inner}", _page, "page of budgets")
 
 
