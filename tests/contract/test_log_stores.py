@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection
+from sqlalchemy import Connection, event
 
 from audit import query, store
 from audit.errors import EntriesRefused, LogCorrupt, LogUnavailable, QueryInvalid, SearchTooSlow
@@ -85,6 +85,17 @@ def test_a_large_batch_is_taken_whole_and_verifies(place: LogStore) -> None:
     with writing(place) as (connection, tail):
         store.verify_tail(connection, depth=2_000, log=tail.log)
         assert tail.next_index == 1_500
+
+
+def test_a_batch_of_what_is_known_takes_few_statements(place: LogStore, kind: str) -> None:
+    with writing(place) as (connection, tail):
+        terms = (("data_source", "crm"),)
+        store.append(connection, [entry(0, Search(sheet=SHEET.digest), terms=terms)], [SHEET], tail=tail)
+        said: list[str] = []
+        event.listen(connection, "before_cursor_execute", lambda *told: said.append(told[2]))
+        batch = [entry(nth, Search(sheet=SHEET.digest), terms=terms) for nth in range(1, 257)]
+        store.append(connection, batch, [SHEET], tail=tail)
+        assert len(said) == {"sqlite": 3, "postgresql": 1}[kind], said
 
 
 def test_an_empty_batch_and_a_batch_of_blobs_only(place: LogStore) -> None:

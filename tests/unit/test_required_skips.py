@@ -38,6 +38,13 @@ def test_a_skip_for_lack_of_a_required_thing_is_a_failure(tmp_path: Path, source
     assert "skipped, but POLICYD_REQUIRE=opa" in done.stdout
 
 
+def test_so_is_one_of_several(tmp_path: Path) -> None:
+    reason = "no postgresql: apt-get install postgresql"
+    done = run(tmp_path, SKIPS_IN_A_FIXTURE.format(reason=reason), require="opa,postgresql")
+    assert done.returncode not in (0, 5), done.stdout
+    assert "skipped, but POLICYD_REQUIRE=postgresql" in done.stdout
+
+
 @pytest.mark.parametrize(("reason", "require"), [("no OPA binary", ""), ("no opacity", "opa")])
 def test_other_skips_stay_skips(tmp_path: Path, reason: str, require: str) -> None:
     done = run(tmp_path, SKIPS_IN_A_TEST.format(reason=reason), require=require)
