@@ -13,8 +13,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field, fields
+from operator import attrgetter
+from typing import Any, Final
 
 from policyd.core.classes import class_key
 from policyd.core.facts import Facts, budget_limits, crossed_percent
@@ -30,6 +31,12 @@ from policyd.services.clock import day, hour_of_week
 
 FRAMES_MAX = 4_096
 KEYS_PER_FRAME_MAX = 1_024
+
+
+_FIELDS: Final = tuple(each.name for each in fields(Workload))
+_DEMAND: Final = ("input_tokens", "max_output_tokens", "requests_per_hour", "duration_hours", "labels")
+_WITHOUT_DEMAND: Final = attrgetter(*_FIELDS[: -len(_DEMAND)])
+assert _FIELDS[-len(_DEMAND) :] == _DEMAND
 
 
 @dataclass(slots=True)
@@ -127,17 +134,16 @@ def _with_demand(
     demand = request.demand
     if demand.hourly is not None:
         return normalise(request, principal, snapshot.fleet).workload
-    given: dict[str, Any] = {
-        name: value
-        for name, value in (
-            ("input_tokens", demand.input_tokens),
-            ("max_output_tokens", demand.max_output_tokens),
-            ("requests_per_hour", demand.requests_per_hour),
-            ("duration_hours", demand.duration_hours),
-        )
-        if value is not None
-    }
-    return replace(template, **given) if given else template
+    # By position, since ``replace`` takes four times as long.
+    values: tuple[Any, ...] = (
+        *_WITHOUT_DEMAND(template),
+        template.input_tokens if demand.input_tokens is None else demand.input_tokens,
+        template.max_output_tokens if demand.max_output_tokens is None else demand.max_output_tokens,
+        template.requests_per_hour if demand.requests_per_hour is None else demand.requests_per_hour,
+        template.duration_hours if demand.duration_hours is None else demand.duration_hours,
+        template.labels,
+    )
+    return Workload(*values)
 
 
 def _frame_key(request: WorkloadRequest, principal: Principal) -> tuple[Any, ...]:
