@@ -41,6 +41,8 @@ IDLE_MAX_MS: Final = 5_000
 """Longest pause of a writer within a transaction: one that hangs would hold the others at rows that they share."""
 QUIET_MAX_S: Final = 10
 READERS_MAX: Final = 4
+READING: Final = r"-c default_transaction_read_only=on -c default_transaction_isolation=repeatable\ read"
+"""As with a file, all statements of one transaction see one state of the log."""
 NAME_MAX_BYTES: Final = 1_024
 _KEPT_ALIVE: Final[dict[str, str | int]] = {
     "connect_timeout": CONNECT_TIMEOUT_S,
@@ -111,7 +113,7 @@ class PostgresqlStore:
 
     def open_reader(self) -> Engine:
         """See ``LogStore``."""
-        engine = self._engine("-c default_transaction_read_only=on", readers=READERS_MAX)
+        engine = self._engine(READING, readers=READERS_MAX)
         try:
             with engine.connect() as connection:
                 schema.recognise(connection)

@@ -234,6 +234,19 @@ def test_the_first_name_of_a_log_stays(place: LogStore) -> None:
         log.close()
 
 
+def test_a_reader_sees_one_state_until_its_transaction_ends(place: LogStore) -> None:
+    with writing(place) as (connection, tail):
+        store.append(connection, [entry(0)], tail=tail)
+    with reading(place) as connection:
+        assert len(query.search(connection, {}).items) == 1
+        with writing(place) as (writer, tail):
+            store.append(writer, [entry(1)], tail=tail)
+        assert len(query.search(connection, {}).items) == 1
+        assert query.by_id(connection, entry(1).id) is None
+        connection.rollback()
+        assert len(query.search(connection, {}).items) == 2
+
+
 def test_a_reader_cannot_write(place: LogStore) -> None:
     with writing(place):
         pass
