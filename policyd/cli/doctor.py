@@ -108,10 +108,20 @@ async def _serving_checks(settings: Settings) -> list[Check]:
     from policyd.api.tls import TlsFiles
     from policyd.bootstrap import issuer_keys
     from policyd.identity.tokens import TokenFile
+    from policyd.services.checkpoints import LogFiles
     from policyd.services.clock import now_us
-    from policyd.services.doctor_serving import check_identity, check_ntp, check_telemetry, check_tls, check_workers
+    from policyd.services.doctor_serving import (
+        check_identity,
+        check_ntp,
+        check_secrets,
+        check_telemetry,
+        check_tls,
+        check_workers,
+    )
 
     auth = settings.auth
+    key = LogFiles.within(settings.data_dir).key
+    secrets = (settings.engine.opa_token_file, settings.audit.database_url_file, key if key.exists() else None)
 
     def expiries() -> list[tuple[str, int | None]]:
         assert auth.tokens_file is not None
@@ -127,6 +137,7 @@ async def _serving_checks(settings: Settings) -> list[Check]:
     return [
         *await check_identity(settings, expiries, fetch_keys),
         *check_tls(settings, lambda: TlsFiles(settings.tls)),
+        *check_secrets(path for path in secrets if path is not None),
         *await check_telemetry(lambda: endpoints(os.environ)),
         check_workers(settings),
         check_ntp(),

@@ -6,6 +6,7 @@
 |           | write a file that gives rights                           |                                          |
 | tls       | the files do not hold together, or a certificate is not  | a certificate ends soon; others may read |
 |           | in force                                                 | the key                                  |
+| secrets   | a secret's file is not there, or others may write it     | others may read it                       |
 | telemetry | the ``OTEL_*`` variables ask for what is not supported   | the collector does not answer            |
 | workers   |                                                          | more processes than processors, too few  |
 |           |                                                          | file descriptors for what may come       |
@@ -135,6 +136,13 @@ def _certificates(path: Path, now: Now) -> Check:
         return Check("tls", Health.FAIL, f"{path} ended at {ends:%Y-%m-%d %H:%M} UTC", remedy)
     health = Health.WARN if ends <= moment + SOON else Health.OK
     return Check("tls", health, f"{path} ends at {ends:%Y-%m-%d %H:%M} UTC", remedy if health is Health.WARN else "")
+
+
+def check_secrets(files: Iterable[Path]) -> list[Check]:
+    """The files with secrets, besides those of TLS: the key of the log, tokens and addresses with a password."""
+    named = list(files)
+    found = [opened for path in named if (opened := check_mode("secrets", path, secret=True)) is not None]
+    return found or [Check("secrets", Health.OK, f"{len(named)} files, open to nobody else")]
 
 
 async def check_telemetry(endpoints: Callable[[], Iterable[str]]) -> list[Check]:

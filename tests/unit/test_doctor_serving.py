@@ -107,6 +107,20 @@ def test_tls_files(tmp_path: Path) -> None:
     assert (other.health, "do not hold together" in other.detail) == (Health.FAIL, True)
 
 
+def test_files_with_secrets(tmp_path: Path) -> None:
+    closed, opened = tmp_path / "log.key", tmp_path / "token"
+    for path, mode in ((closed, 0o600), (opened, 0o644)):
+        path.write_text("secret")
+        path.chmod(mode)
+    assert worst(doctor_serving.check_secrets([])) is Health.OK
+    assert worst(doctor_serving.check_secrets([closed])) is Health.OK
+    (found,) = doctor_serving.check_secrets([closed, opened])
+    assert (found.health, found.remedy) == (Health.WARN, f"chmod go-r {opened}")
+    opened.chmod(0o662)
+    assert worst(doctor_serving.check_secrets([closed, opened])) is Health.FAIL
+    assert worst(doctor_serving.check_secrets([tmp_path / "none"])) is Health.FAIL
+
+
 def telemetry(environment: dict[str, str]) -> list[Check]:
     return asyncio.run(doctor_serving.check_telemetry(lambda: endpoints(environment)))
 
