@@ -87,21 +87,11 @@ def test_two_servers_share_a_database(database: str, tmp_path: Path, repository:
     assert str(address_file) in told
 
 
-def test_what_is_wrong_with_the_database_is_told(database: str, tmp_path: Path, repository: Path) -> None:
+def test_a_database_that_lets_nobody_in_is_told(database: str, tmp_path: Path, repository: Path) -> None:
     address_file = tmp_path / "database-url"
+    address_file.write_text(database.replace(QUOTED_PASSWORD, "wrong"))
+    command = [*POLICYD, "serve", "--port", "0", "--data-dir", str(tmp_path / "data")]
     settings = environment(repository, address_file)
-    for content, exit_code, words in (
-        (None, 2, "cannot be read"),
-        ("mysql://nowhere", 2, "cannot be understood"),
-        (database.replace(QUOTED_PASSWORD, "wrong"), 1, "password authentication failed"),
-        (re.sub(r":\d+/", ":1/", database), 1, "cannot be opened"),
-    ):
-        if content is not None:
-            address_file.write_text(content)
-        command = [*POLICYD, "serve", "--port", "0", "--data-dir", str(tmp_path / "data")]
-        done = subprocess.run(
-            command, env=settings, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
-        )
-        assert done.returncode == exit_code, done.stderr
-        assert words in done.stderr
-        assert QUOTED_PASSWORD not in done.stderr
+    done = subprocess.run(command, env=settings, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "password authentication failed" in done.stderr
