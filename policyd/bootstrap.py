@@ -35,10 +35,12 @@ from policyd.revisions.tree_files import TreeFiles, read_tree_files
 from policyd.services.activation import Activation
 from policyd.services.clock import now_us
 from policyd.services.committer import Committer
+from policyd.services.crossed import Crossed
 from policyd.services.data_directory import DataDirectory
 from policyd.services.decisions import DecisionService, WrittenLog
 from policyd.services.facts_holder import FactsHolder
 from policyd.services.figures import Figures, Shown
+from policyd.services.frames import Frames
 from policyd.services.log_place import directory_of
 from policyd.services.log_reader import LogReader
 from policyd.services.readings import observe_parts, observe_process
@@ -251,6 +253,10 @@ async def _assembled(
     await activation.activate(tree, fleet)
     reader = await LogReader.open(directory, deadline_ms=settings.audit.search_deadline_ms)
     stack.push_async_callback(reader.close)
+    crossed = Crossed(reader, activation)
+    await crossed.refresh()
+    watching = asyncio.create_task(crossed.keep_fresh())
+    stack.push_async_callback(_cancel, watching)
     book = SheetBook(engine, _sheet_limits(settings.engine), telemetry=telemetry)
     decisions = DecisionService(
         activation,
@@ -264,6 +270,7 @@ async def _assembled(
         hold_ms=settings.budgets.hold_ms,
         queue_ms=lambda: log.wait_ms,
         telemetry=telemetry,
+        frames=Frames(crossed.percent),
     )
     observe_parts(telemetry, engine=engine, book=book, committer=log, facts=facts, snapshots=activation)
     simulations = Simulations(activation, facts, book, settings.simulation.trees, _simulation_limits(settings))

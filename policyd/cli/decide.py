@@ -64,8 +64,6 @@ def decide(
     settings = settings_of(config, data_dir=data_dir, **flags)
     body, told = _decided(settings, request, Access(server, token_file, ca_file), flags)
     _show(body, told, output)
-    if facts is None and settings.facts.path is None and _lacks_spending(told):
-        say("hint: a budget is refused while nobody says what is spent of it: --facts FILE, as in examples/facts.yaml")
     raise typer.Exit(0 if told.answer["outcome"] == "allow" else 3)
 
 
@@ -136,15 +134,6 @@ def _ask(address: str, access: Access, request: DecisionRequest) -> tuple[bytes,
     with server_at(access._replace(address=address)) as server:
         answer, told = decided_by(server, request)
     return orjson.dumps(answer), told
-
-
-def _lacks_spending(told: Told) -> bool:
-    """Whether every pool is refused for want of the facts of spending, which nothing but a facts file gives."""
-    return not told.answer["ranked"] and any(
-        violation["rule"] == "fact_missing" and any(str(path).startswith("budget.") for path in violation["required"])
-        for entry in told.answer["rejected"]
-        for violation in entry["violations"]
-    )
 
 
 def _show(body: bytes, told: Told, output: Output) -> None:

@@ -75,21 +75,24 @@ def budget_limits(tenant: Tenant, project: str) -> tuple[tuple[str, int], ...]:
     return tuple((path, int(budget.limit * MICRO_PER_UNIT)) for path, budget in levels if budget is not None)
 
 
-def crossed_percent(limits: tuple[tuple[str, int], ...], facts: Facts) -> int | None:
+def crossed_percent(limits: tuple[tuple[str, int], ...], facts: Facts, ledger: int | None = None) -> int | None:
     """The highest budget threshold that any of the accounts has crossed; 0 without a budget or below the first.
 
-    None when an account has a limit and nobody says what it has spent: the core then refuses what reads it.
+    ``ledger`` is what the ledger says of them; facts may know of spending that did not come past here, and the higher
+    counts. None when an account has a limit and nobody says what it has spent: the core then refuses what reads it.
     """
-    highest = 0
+    highest = ledger or 0
     for path, limit_micro_usd in limits:
         spent = facts.spent_micro_usd.get(path)
-        if spent is None:
+        if spent is not None:
+            highest = max(highest, threshold_percent(spent, limit_micro_usd))
+        elif ledger is None:
             return None
-        highest = max(highest, _threshold(spent, limit_micro_usd))
     return highest
 
 
-def _threshold(spent: int, limit: int) -> int:
+def threshold_percent(spent: int, limit: int) -> int:
+    """The highest threshold that this much has reached."""
     for percent in THRESHOLDS_PERCENT:
         if spent * 100 >= limit * percent:
             return percent

@@ -275,7 +275,7 @@ class DecisionService:
         """Have the sheet for a request ready in a snapshot that is not live yet; one that it refuses needs none."""
         try:
             facts, _ = self.facts.current()
-            framed = Frames().place(snapshot, request, principal, facts, self.now())
+            framed = Frames(self.frames.ledger).place(snapshot, request, principal, facts, self.now())
             await self.book.warm(snapshot, framed.key, framed.normalised, framed.document(snapshot))
         except PolicydError:
             return

@@ -12,7 +12,7 @@ out first; a new snapshot starts with no frames.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from operator import attrgetter
 from typing import Any, Final
@@ -25,7 +25,7 @@ from policyd.core.principal import Principal
 from policyd.core.quantities import RATE_CLASSES, size_class
 from policyd.core.snapshot import Snapshot
 from policyd.core.workload import DemandRequest, Workload, WorkloadRequest
-from policyd.ledger.chart import Chart, chart_of, limits_of
+from policyd.ledger.chart import Chart, chart_of, levels, limits_of
 from policyd.ledger.rules import Limit
 from policyd.services.clock import day, hour_of_week
 
@@ -47,6 +47,7 @@ class Frame:
     limits: tuple[tuple[str, int], ...]
     zone: str
     charged: tuple[Limit, ...]
+    levels: tuple[str, ...]
     keys: dict[tuple[Any, ...], bytes] = field(default_factory=dict)
 
 
@@ -72,8 +73,9 @@ class Framed:
 
 @dataclass
 class Frames:
-    """The frames of the live snapshot."""
+    """The frames of the live snapshot. ``ledger`` says which threshold the accounts of some levels have crossed."""
 
+    ledger: Callable[[Sequence[str]], int | None] = lambda levels: None
     _snapshot: Snapshot | None = None
     _frames: OrderedDict[tuple[Any, ...], Frame] = field(default_factory=OrderedDict)
     _chart: Chart = field(default_factory=dict)
@@ -85,7 +87,7 @@ class Frames:
         """Normalise a request and find its class key. Raises what ``normalise`` raises."""
         frame = self._frame(snapshot, request, principal)
         workload = _with_demand(frame.template.workload, request, frame, snapshot, principal)
-        crossed = crossed_percent(frame.limits, facts)
+        crossed = crossed_percent(frame.limits, facts, self.ledger(frame.levels))
         hour, date = hour_of_week(frame.zone, time_us), day(time_us)
         sizes = (
             size_class(workload.input_tokens),
@@ -119,8 +121,9 @@ class Frames:
         template = normalise(request.model_copy(update={"demand": DemandRequest()}), principal, snapshot.fleet)
         tenant = snapshot.fleet.tenants[template.workload.tenant]
         workload = template.workload
-        charged = limits_of(self._chart, tenant.name, workload.project, workload.environment)
-        frame = Frame(template, budget_limits(tenant, workload.project), tenant.zone, charged)
+        scope = (tenant.name, workload.project, workload.environment)
+        charged = limits_of(self._chart, *scope)
+        frame = Frame(template, budget_limits(tenant, workload.project), tenant.zone, charged, levels(*scope))
         self._frames[key] = frame
         if len(self._frames) > FRAMES_MAX:
             self._frames.popitem(last=False)

@@ -106,6 +106,26 @@ def test_what_goes_beyond_the_limit_is_debt(serving_with: Any, bank_chat: dict[s
         assert_log_folds(server)
 
 
+def test_policies_see_the_threshold_that_spending_has_crossed(serving_with: Any, bank_chat: dict[str, Any]) -> None:
+    with serving_with() as server:
+        held = server.client.post("/v1/decisions", json=bank_chat).json()
+        bank_chat["options"]["limit"] = 100
+        assert rules(server, bank_chat) == set()
+        settle(server, held["id"], micro_usd=17_700_000_000)  # 80 percent of the budget of support-chat in production
+        ends = time.monotonic() + 10
+        while not (found := rules(server, bank_chat)) and time.monotonic() < ends:
+            time.sleep(0.1)
+        assert found == {"budget_nearly_used"}
+
+
+def rules(server: Any, asked: dict[str, Any]) -> set[str]:
+    """The rules about budgets that warn or refuse."""
+    answered = server.client.post("/v1/decisions", json=asked).json()
+    told = [violation for entry in answered["rejected"] for violation in entry["violations"]]
+    told += [warning for entry in answered["ranked"] for warning in entry["warnings"]]
+    return {violation["rule"] for violation in told if violation["policy"] == "budget"}
+
+
 def test_what_expires_is_presumed_spent_by_the_writer_itself(serving_with: Any, bank_chat: dict[str, Any]) -> None:
     with serving_with(budgets={"hold_ms": 1_000}) as server:
         first, second = (server.client.post("/v1/decisions", json=bank_chat).json() for _ in range(2))

@@ -1,0 +1,70 @@
+"""Which budget thresholds accounts have crossed, as the ledger says: what policies see of budgets.
+
+Rules: only spending counts, never what is held; the newest word of the ledger is at most ``interval_ms`` old; when it
+cannot be read the last word stands, and before the first there is none, so that a missing fact stays a refusal. Exact
+limits are kept by the reservation itself and never by this.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from policyd.core.facts import threshold_percent
+from policyd.core.snapshot import Snapshot
+from policyd.errors import PolicydError
+from policyd.ledger.chart import chart_of
+from policyd.ledger.rules import GAUGES, Account
+from policyd.services.clock import Now, now_us
+
+INTERVAL_MS: Final = 1_000
+_log: Final = logging.getLogger(__name__)
+
+
+class Accounts(Protocol):
+    """The reading side of the ledger."""
+
+    async def accounts(self, paths: Sequence[str], time_us: int) -> list[Account]: ...
+
+
+class SnapshotNow(Protocol):
+    """The live snapshot."""
+
+    def current(self) -> Snapshot: ...
+
+
+class Crossed:
+    """The highest threshold that each account has crossed."""
+
+    def __init__(self, reader: Accounts, snapshots: SnapshotNow, now: Now = now_us) -> None:
+        self._reader = reader
+        self._snapshots = snapshots
+        self._now = now
+        self._percent: dict[str, int] | None = None
+
+    def percent(self, levels: Sequence[str]) -> int | None:
+        """The highest of these accounts; None while the ledger has not been read."""
+        known = self._percent
+        return None if known is None else max((known.get(path, 0) for path in levels), default=0)
+
+    async def refresh(self) -> None:
+        """Read the ledger. Raises ``PolicydError``."""
+        chart = chart_of(self._snapshots.current().fleet)
+        found = await self._reader.accounts(list(chart), self._now()) if chart else []
+        percent: dict[str, int] = {}
+        for account in found:
+            if account.key.unit not in GAUGES and account.spent:
+                crossed = threshold_percent(account.spent, account.limit)
+                percent[account.key.path] = max(percent.get(account.key.path, 0), crossed)
+        self._percent = percent
+
+    async def keep_fresh(self) -> None:
+        """``refresh`` each interval, until cancelled."""
+        while True:
+            await asyncio.sleep(INTERVAL_MS / 1_000)
+            try:
+                await self.refresh()
+            except PolicydError as error:
+                _log.warning("the last word of the ledger on thresholds stands: %s", error.detail)
