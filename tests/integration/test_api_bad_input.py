@@ -223,7 +223,7 @@ def test_a_decision_too_long_for_the_log_is_refused(api: Any, bank_chat: dict[st
     made = api.run(api.parts.decisions.decide(request, api.parts.principal, "long")).made
     labels = tuple((f"label-{number}", "\x00" * 256) for number in range(64))
     with pytest.raises(RequestError, match="cannot be recorded"):
-        recordable(replace(made, workload=replace(made.workload, labels=labels)))
+        recordable(replace(made, workload=replace(made.workload, labels=labels)), None)
 
 
 @pytest.mark.parametrize(
