@@ -233,11 +233,18 @@ def run(options: argparse.Namespace, scratch: Path, table: Table) -> None:
         assert len(told["rejected"]) + told["ranked_total"] + told["hidden_total"] == POOLS
         assert told["outcome"] == "allow"
         one = Contestant("policyd", process.pid, address, "/v1/decisions", body_file)
+        (scratch / "unreserved").write_bytes(
+            b"\n".join(
+                orjson.dumps({**body, "options": {**body.get("options", {}), "reserve": False}}) for body in asked
+            )
+        )
+        free = replace(one, bodies=scratch / "unreserved")
         zipped = replace(one, encoding="gzip")
         (scratch / "batches").write_bytes(b"\n".join(orjson.dumps({"requests": batch}) for batch in batches(asked)))
         hundred = replace(zipped, path="/v1/decisions/batch", bodies=scratch / "batches", decisions=BATCH_ITEMS)
         contestants: list[tuple[str, Contestant, int, str]] = [
             ("policyd, 64 in flight", one, 64, ">= 2500/s, p99 <= 60 ms"),
+            ("policyd, 64 in flight, nothing reserved", free, 64, "<= 1.33 x one"),
             ("policyd, 64 in flight, gzip", zipped, 64, ">= 2500/s, p99 <= 60 ms"),
             ("policyd, 4 in flight", one, 4, "p50 <= 2 ms, p99 <= 10 ms"),
             ("policyd, 4 in flight, gzip", zipped, 4, "p50 <= 2 ms, p99 <= 10 ms"),

@@ -36,7 +36,11 @@ def reservation_of(made: Made, limits: Sequence[Limit], groups: Mapping[str, str
         return None
     workload = made.workload
     returned = made.decision.ranked[: made.options.limit]
-    charges = tuple(Charge(limit, _most(limit, returned, workload, groups)) for limit in limits)
+    most: dict[tuple[str, str], int | None] = {}  # levels limit the same units, so each is counted once
+    for limit in limits:
+        if (limit.unit, limit.pools) not in most:
+            most[limit.unit, limit.pools] = _most(limit, returned, workload, groups)
+    charges = tuple(Charge(limit, most[limit.unit, limit.pools]) for limit in limits)
     lasts_us = workload.duration_hours * HOUR_US if workload.scope == "deployment" else 0
     return Reservation(made.id, charges, hold_ms * 1_000 + lasts_us)
 
