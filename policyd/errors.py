@@ -307,7 +307,7 @@ class AuditLocked(AuditError):
 class ExportFailed(AuditError):
     code = "audit.export_failed"
     title = "A copy of the decision log stopped before its end"
-    remedy = "remove the cause and continue with --from-index at the entry that is named; the log is untouched"
+    remedy = "remove the cause and continue with --from at the entry that is named; the log is untouched"
 
 
 class AuditKeyUnusable(AuditError):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from policyd.cli.export_formats import ExportFormat, Target, copy_out
 from policyd.cli.options import (
     Access,
     CaFileFlag,
@@ -82,19 +83,39 @@ def export(
     file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write here, and go on where the file ends; else to stdout.")
     ] = None,
-    start: Annotated[int, typer.Option("--from", min=0, metavar="INDEX", help="First entry, for stdout.")] = 0,
+    start: Annotated[
+        int, typer.Option("--from", min=0, metavar="INDEX", help="First entry; a jsonl file goes on by itself.")
+    ] = 0,
+    last: Annotated[int | None, typer.Option("--to", min=0, metavar="INDEX", help="Last entry of a copy.")] = None,
+    form: Annotated[
+        ExportFormat, typer.Option("--format", help="jsonl is evidence; the others are copies for other programs.")
+    ] = ExportFormat.JSONL,
+    folder: Annotated[Path | None, typer.Option(metavar="DIR", help="Where parquet files go.")] = None,
+    endpoint: Annotated[
+        str | None, typer.Option(metavar="URL", help="Where otlp goes; without it the OTEL_* variables say.")
+    ] = None,
+    log: Annotated[str | None, typer.Option(metavar="NAME", help="Which log, when a database has several.")] = None,
     data_dir: DataDirFlag = None,
     server: ServerFlag = None,
     token_file: TokenFileFlag = None,
     ca_file: CaFileFlag = None,
     config: ConfigFlag = None,
 ) -> None:
-    """Export the log as JSON lines with all that is needed to verify it offline.
+    """Export the log as JSON lines with all that is needed to verify it offline, or copy it in another form.
 
     Example: policyd audit export --file log.jsonl
     """
     from policyd.services.evidence import exported_from
 
+    target = Target(form, file, folder, endpoint, log, start, last)
+    target.check()
+    if form is not ExportFormat.JSONL:
+        import asyncio
+
+        if server is not None:
+            raise typer.BadParameter(f"{form} is read from the log itself: give --data-dir instead of --server")
+        asyncio.run(copy_out(target, settings_of(config, data_dir=data_dir)))
+        return
     if start and file is not None:
         raise typer.BadParameter("--from is for stdout: a file goes on where it ends")
     if server is not None:

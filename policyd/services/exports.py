@@ -84,7 +84,7 @@ async def copy(
         why = error.detail if isinstance(error, PolicydError) else _told(error)
         raise ExportFailed(
             f"the export stopped before the entry {sink.next_index}: {why}",
-            remedy=f"remove the cause and continue with --from-index {sink.next_index}",
+            remedy=f"remove the cause and continue with --from {sink.next_index}",
         ) from error
     return sink.next_index
 

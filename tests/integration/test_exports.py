@@ -23,6 +23,7 @@ from audit.entries import Stored
 from audit.ocsf import event
 from audit.record import leaf_hash
 from connectors.otel_entries import OtlpCollector
+from policyd.cli.main import run
 from policyd.errors import ConfigError, ExportFailed, RequestError
 from policyd.services import exports
 from policyd.services.data_directory import DataDirectory
@@ -207,7 +208,7 @@ def test_a_collector_that_is_gone_ends_the_export_where_it_can_go_on(
     collector = OtlpCollector("http://127.0.0.1:1/v1/logs", "1")
     with pytest.raises(ExportFailed, match=r"before the entry 2: the collector did not take a batch: \w") as fault:
         copied(data, Collected(collector, "policyd/test", 2), 2)
-    assert fault.value.remedy_text.endswith("--from-index 2")
+    assert fault.value.remedy_text.endswith("--from 2")
 
 
 class Full(io.BytesIO):
@@ -231,3 +232,55 @@ def test_a_full_disk_says_where_to_go_on(data: Path, monkeypatch: pytest.MonkeyP
 def test_what_the_log_does_not_have_is_refused(data: Path, first: int, last: int | None) -> None:
     with pytest.raises(RequestError, match="there is no part of it"):
         copied(data, OcsfLines(io.BytesIO(), "policyd/test", first), first, last)
+
+
+def test_the_command_copies_and_says_where_the_next_one_starts(
+    data: Path, receiver: Receiver, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    size, file = len(stored(data)), tmp_path / "events.jsonl"
+
+    def export(*arguments: str) -> tuple[int, bytes, bytes]:
+        code = run(["audit", "export", "--data-dir", str(data), *arguments])
+        return code, *capfdbinary.readouterr()
+
+    first = ("--format", "ocsf", "--file", str(file))
+    code, out, said = export(*first, "--to", "1")
+    assert (code, out) == (0, b"")
+    assert b"copied 2 entries of " in said
+    assert b"--from 2" in said
+    assert export(*first, "--from", "2")[0] == 0
+    assert [json.loads(line)["metadata"]["sequence"] for line in file.read_bytes().splitlines()] == list(range(size))
+    code, _, said = export(*first)
+    assert code == 2
+    assert b"is there already" in said
+    code, out, _ = export("--format", "ocsf")
+    assert (code, out) == (0, file.read_bytes())
+    assert export("--format", "parquet", "--folder", str(tmp_path / "out"))[0] == 0
+    [made] = (tmp_path / "out").iterdir()
+    assert made.name == f"entries-{0:012}-{size - 1:012}.parquet"
+    assert export("--format", "otlp", "--endpoint", f"{receiver.address}/v1/logs")[0] == 0
+    assert len(receiver.lines) == size
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("parquet",),
+        ("otlp",),
+        ("otlp", "--endpoint", "http://127.0.0.1:1", "--file", "x"),
+        ("ocsf", "--folder", "x"),
+        ("ocsf", "--endpoint", "http://127.0.0.1:1"),
+        ("ocsf", "--server", "http://127.0.0.1:1"),
+        ("ocsf", "--log", "no-such-log"),
+        ("jsonl", "--to", "3"),
+        ("jsonl", "--log", "x"),
+        ("csv",),
+    ],
+    ids=" ".join,
+)
+def test_flags_that_do_not_go_together_are_a_usage_error(
+    data: Path, arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT", raising=False)
+    assert run(["audit", "export", "--data-dir", str(data), "--format", *arguments]) == 2
+    assert capsys.readouterr().err
