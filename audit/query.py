@@ -6,8 +6,9 @@ does not, both ISO 8601 in UTC. Entries of one microsecond come in the order of 
 several logs in one database log by log.
 
 Rules: every value is a bound parameter; a cursor continues only the search that it came from; bodies and blobs are
-checked against their hashes before they leave; indexes serve time, tenant, request, waiver, approver and id, and the
-other filters look through what those leave, so narrow rare ones by time or tenant in a large log.
+checked against their hashes before they leave; indexes serve time, tenant, request, id, waiver, approver and a data
+source that few entries name, and the other filters look through what those leave, so narrow rare ones by time or tenant
+in a large log.
 It refuses: unknown filters (naming the nearest one), foreign cursors, pages over 1,000.
 """
 
@@ -23,7 +24,7 @@ from typing import Any, Final
 from uuid import UUID
 
 import orjson
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, literal_column, or_, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, literal_column, or_, select, tuple_
 
 from audit.errors import LogCorrupt, QueryInvalid
 from audit.record import (
@@ -66,6 +67,7 @@ FILTERS: Final = tuple(dict.fromkeys((*WORD_FILTERS, *TERM_FIELDS, "request_id",
 RARE_TERMS: Final = ("waiver", "approver")
 """Few entries have one, so the search starts from these instead of looking through all entries."""
 
+FEW_ENTRIES: Final = 1_000
 DECISION_KINDS: Final[tuple[Kind, ...]] = ("decision", "error", "refusal")
 LIMIT_DEFAULT: Final = 100
 LIMIT_MAX: Final = 1_000
@@ -241,8 +243,14 @@ def _word_conditions(connection: Connection, filters: Mapping[str, str]) -> list
         number = numbers.get(value)
         if number is None:
             return None
-        conditions.append(_word_condition(name, number))
+        conditions.append(_word_condition(connection, name, number))
     return conditions
+
+
+def _few(connection: Connection, term: ColumnElement[bool]) -> bool:
+    """Whether so few entries have this term that a search does well to start from them."""
+    counted = select(ENTRY_TERM.c.index).where(term).limit(FEW_ENTRIES + 1).subquery()
+    return connection.execute(select(func.count()).select_from(counted)).scalar_one() <= FEW_ENTRIES
 
 
 def _within_condition(connection: Connection, within: Sequence[Within]) -> ColumnElement[bool] | None:
@@ -263,13 +271,13 @@ def _within_condition(connection: Connection, within: Sequence[Within]) -> Colum
     return or_(*ways) if ways else None
 
 
-def _word_condition(name: str, number: int) -> ColumnElement[bool]:
+def _word_condition(connection: Connection, name: str, number: int) -> ColumnElement[bool]:
     ways: list[ColumnElement[bool]] = []
     if name in WORD_FILTERS:
         ways.append(ENTRY.c[name] == number)
     if name in TERM_FIELDS:
         term = and_(ENTRY_TERM.c.field == TERM_FIELDS.index(name), ENTRY_TERM.c.value == number)
-        if name in RARE_TERMS:
+        if name in RARE_TERMS or _few(connection, term):
             ways.append(ENTRY.c.index.in_(select(ENTRY_TERM.c.index).where(term)))
         else:
             ways.append(select(ENTRY_TERM.c.index).where(term, ENTRY_TERM.c.index == ENTRY.c.index).exists())

@@ -123,14 +123,21 @@ filter_values = {name: st.sampled_from(VALUES) for name in FILTERS} | {
 }
 
 
-@given(log=logs(), several=st.fixed_dictionaries({}, optional=filter_values), limit=st.integers(1, 4))
+@given(
+    log=logs(),
+    several=st.fixed_dictionaries({}, optional=filter_values),
+    limit=st.integers(1, 4),
+    few=st.sampled_from([0, 1, query.FEW_ENTRIES]),
+)
 def test_every_filter_and_every_mix_finds_what_the_model_finds(
-    log: tuple[list[Entry], list[Blob]], several: dict[str, str], limit: int
+    log: tuple[list[Entry], list[Blob]], several: dict[str, str], limit: int, few: int
 ) -> None:
     entries, blobs = log
     kept = {sheet.digest: sheet for sheet in blobs}
     engine = empty_log()
-    with engine.connect() as connection:
+    with pytest.MonkeyPatch.context() as patch, engine.connect() as connection:
+        # Whichever way a search begins, it finds the same.
+        patch.setattr(query, "FEW_ENTRIES", few)
         store.append(connection, entries, blobs)
         assert all_pages(connection, {}, limit) == model(entries, kept, {})
         for name in FILTERS:
