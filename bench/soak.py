@@ -77,7 +77,7 @@ class Soak:
     requests: list[bytes]
     part: Part = field(default_factory=Part)
     due: deque[tuple[float, bytes]] = field(default_factory=deque)
-    idle: list[Caller] = field(default_factory=list)
+    idle: deque[Caller] = field(default_factory=deque)
     sent: int = 0
     answered: int = 0
     first_error: str = ""
@@ -88,9 +88,9 @@ class Soak:
         self.first_error = self.first_error or what[:1_000]
 
     def send_due(self) -> None:
-        """Give what is due to the connections that wait for something."""
+        """Give what is due to the connections that wait longest: the server ends those that say nothing for long."""
         while self.due and self.idle:
-            self.idle.pop().ask(*self.due.popleft())
+            self.idle.popleft().ask(*self.due.popleft())
 
 
 class Caller(asyncio.Protocol):
