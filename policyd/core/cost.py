@@ -39,7 +39,8 @@ from policyd.core.workload import Workload
 from policyd.errors import Finding, RequestError
 
 _NANO: Final = 1_000_000_000
-_MTOK: Final = 1_000_000
+TOKENS_PER_PRICE: Final = 1_000_000
+"""A price of tokens is for so many."""
 _S_PER_HOUR: Final = 3_600
 
 
@@ -193,7 +194,7 @@ def _gpu_pricing(
 @lru_cache(maxsize=4_096)
 def at_hourly_rate(pricing: Pricing, hour_nano: int) -> Pricing:
     """The same pricing of the ``gpu`` form at another rate per GPU-hour; token rates follow from it."""
-    replica_second = hour_nano * pricing.gpus * _MTOK
+    replica_second = hour_nano * pricing.gpus * TOKENS_PER_PRICE
     return replace(
         pricing,
         hour_nano=hour_nano,
@@ -245,7 +246,7 @@ def request_nano_usd(pricing: Pricing, input_tokens: int, output_tokens: int, re
     if pricing.form == "billed":
         return _billed_nano(pricing, input_tokens, output_tokens, requests_per_hour)
     tokens = input_tokens * pricing.input_nano + output_tokens * pricing.output_nano
-    return -(-tokens // _MTOK) + pricing.request_nano
+    return -(-tokens // TOKENS_PER_PRICE) + pricing.request_nano
 
 
 def request_cost_micro_usd(pricing: Pricing, input_tokens: int, output_tokens: int, requests_per_hour: int) -> int:
@@ -346,7 +347,7 @@ def cost_json(pricing: Pricing, workload: Workload, micro_usd: int, price_ppm: i
     cost: dict[str, Any] = {
         "micro_usd": micro_usd,
         "per": workload.scope,
-        "micro_usd_per_million_tokens": ceil_div(micro_usd * _MTOK, tokens) if tokens else None,
+        "micro_usd_per_million_tokens": ceil_div(micro_usd * TOKENS_PER_PRICE, tokens) if tokens else None,
         "basis": pricing.basis,
         "price_status": pricing.status,
         "price_source": pricing.source,

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -24,7 +25,7 @@ import orjson
 from policyd.core.cost import cost_json, cost_micro_usd, gpus_for
 from policyd.core.facts import Facts, PoolFacts
 from policyd.core.quantities import MAX_SAFE, PPM
-from policyd.core.sheet import Lane, Row, RowComponents, Sheet, component
+from policyd.core.sheet import RATES_PER_MICRO, Row, RowComponents, Sheet, component
 from policyd.core.violations import CORE
 from policyd.core.workload import Workload
 from policyd.errors import RequestError
@@ -33,24 +34,22 @@ HEADROOM_REPLICAS: Final = 4
 """Free room for this many times the workload earns all headroom points."""
 
 _UNKNOWN: Final = PoolFacts()
-_MTOK: Final = 1_000_000
 
 
 class Scored(NamedTuple):
-    """A pool that survived, with its score in thousandths and what it was made of."""
+    """A pool that survived, with its score in thousandths and what it was made of.
 
-    order: tuple[int, str]
+    ``order`` sorts by score, best first, and then by pool id; no two pools of a sheet share it.
+    """
+
+    order: int
     row: Row
+    score_x1000: int
     cost_micro_usd: int
     price: int
     headroom: int
     queue: int
     components: RowComponents
-
-    @property
-    def score_x1000(self) -> int:
-        """The score, times 1000."""
-        return -self.order[0]
 
     @property
     def availability(self) -> int:
@@ -68,28 +67,33 @@ class Decision:
     refused: tuple[tuple[Row, Mapping[str, Any]], ...]
 
 
+_Fitting = tuple[int, Row, int, int, int, int, RowComponents]
+"""A pool that has room: its place by id, row, fixed part of the score, cost, headroom and queue points, components."""
+
+
 def decide(workload: Workload, sheet: Sheet, facts: Facts) -> Decision:
     """Rank the sheet's eligible pools for this workload at this moment."""
     input_tokens, output_tokens = workload.input_tokens, workload.max_output_tokens
     tokens = input_tokens + output_tokens
     by_request, asked_gpus = workload.scope == "request", workload.gpu_count
     known = facts.pools
-    fitting: list[tuple[Lane, PoolFacts, int, int]] = []
+    fitting: list[_Fitting] = []
     refused: list[tuple[Row, Mapping[str, Any]]] = []
     for lane in sheet.lanes:
-        row, pool, max_context_tokens, affine, input_nano, output_nano, request_nano, gpus, _, _ = lane
+        row, pool, context, affine, input_rate, output_rate, request_rate, gpus, fixed, place, components = lane
         state = known.get(pool, _UNKNOWN)
+        usable = state.usable_gpus
         if by_request:
             if 0 < gpus < asked_gpus:
                 gpus = asked_gpus
         else:
             gpus = gpus_for(row.pricing, workload)
         # Unknown headroom counts as -1 free GPUs, which no pool can do with.
-        if tokens > max_context_tokens or state.usable_gpus < gpus:
+        if tokens > context or usable < gpus:
             refused.append((row, _refusal(row, state, tokens, gpus)))
             continue
         if by_request and affine:
-            cost = -(-(-(-(input_tokens * input_nano + output_tokens * output_nano) // _MTOK) + request_nano) // 1000)
+            cost = (input_tokens * input_rate + output_tokens * output_rate + request_rate) // RATES_PER_MICRO
         else:
             cost = _cost_or_beyond(row, workload)
         if state.price_ppm != PPM:
@@ -97,8 +101,10 @@ def decide(workload: Workload, sheet: Sheet, facts: Facts) -> Decision:
         if cost > MAX_SAFE:
             refused.append((row, _cost_refusal()))
             continue
-        fitting.append((lane, state, gpus, cost))
-    ranked = _rank(fitting, sheet.weights)
+        room = gpus * HEADROOM_REPLICAS
+        headroom = 300 if usable >= room else 300 * usable // room
+        fitting.append((place, row, fixed, cost, headroom, state.queue_points, components))
+    ranked = _rank(fitting, sheet)
     outcome = "allow" if ranked else "deny"
     return Decision(outcome, None if ranked else denied_by(sheet, refused), ranked, tuple(refused))
 
@@ -121,19 +127,17 @@ def _cost_refusal() -> Mapping[str, Any]:
     )
 
 
-def _rank(fitting: list[tuple[Lane, PoolFacts, int, int]], weights: Mapping[str, int]) -> tuple[Scored, ...]:
-    by_availability, by_price = weights["availability"], weights["price"]
-    cheapest = min((cost for _, _, _, cost in fitting), default=0)
+def _rank(fitting: list[_Fitting], sheet: Sheet) -> tuple[Scored, ...]:
+    by_availability, by_price, places = sheet.weights["availability"], sheet.weights["price"], len(sheet.lanes)
+    cheapest_x1000 = 1000 * min(map(itemgetter(3), fitting), default=0)
     scored = []
-    for lane, state, gpus, cost in fitting:
-        headroom = 300 * state.usable_gpus // (gpus * HEADROOM_REPLICAS) if gpus else 300
-        if headroom > 300:
-            headroom = 300
-        queue = state.queue_points
-        price = 1000 * cheapest // cost if cost else 1000
-        score = lane.fixed_x1000 + by_availability * (headroom + queue) + by_price * price
-        scored.append(Scored((-score, lane.pool), lane.row, cost, price, headroom, queue, lane.components))
-    # Pool ids are unique, so the order never looks beyond its first field.
+    for place, row, fixed, cost, headroom, queue, components in fitting:
+        price = cheapest_x1000 // cost if cost else 1000
+        score = fixed + by_availability * (headroom + queue) + by_price * price
+        # Two and a half times as fast as calling the class, for every pool of every decision.
+        each = (place - score * places, row, score, cost, price, headroom, queue, components)
+        scored.append(tuple.__new__(Scored, each))
+    # Orders are unique, so the comparison never looks beyond them.
     scored.sort()
     return tuple(scored)
 

@@ -15,7 +15,11 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from policyd.core.cost import Pricing
+from policyd.core.cost import TOKENS_PER_PRICE, Pricing
+from policyd.core.quantities import NANO_PER_MICRO
+
+RATES_PER_MICRO: Final = NANO_PER_MICRO * TOKENS_PER_PRICE
+"""The rates of a lane count nano-USD per million tokens: this many are a micro-USD."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,24 +84,6 @@ class Sheet:
     """The rows as ``policyd.core.decide`` reads them."""
 
 
-class Lane(NamedTuple):
-    """What deciding reads of a row, flat: looked at a million times, so nothing is looked up twice.
-
-    ``fixed_x1000`` is the part of the score that the class fixes; ``gpus`` is 0 where the provider hides them.
-    """
-
-    row: Row
-    pool: str
-    max_context_tokens: int
-    affine: bool
-    input_nano: int
-    output_nano: int
-    request_nano: int
-    gpus: int
-    fixed_x1000: int
-    components: RowComponents
-
-
 class RowComponents(NamedTuple):
     """The components of the score that the class fixes, as the answer writes them, encoded once."""
 
@@ -105,6 +91,21 @@ class RowComponents(NamedTuple):
     latency: orjson.Fragment
     preference: orjson.Fragment
     model: orjson.Fragment
+
+
+Lane = tuple[Row, str, int, bool, int, int, int, int, int, int, RowComponents]
+"""What deciding reads of a row, flat and without names: looked at a million times, so nothing is looked up twice.
+
+| place      | holds                                                                       |
+|------------|-----------------------------------------------------------------------------|
+| 0, 1, 2    | the row, its pool, ``max_context_tokens``                                   |
+| 3          | whether the cost of a request is the next three alone                       |
+| 4, 5, 6    | its rates for an input token, an output token and the request, see ``_lane``|
+| 7          | GPUs of a replica; 0 where the provider hides them                          |
+| 8          | the part of the score that the class fixes, times 1000                      |
+| 9          | the pool's place among the eligible ones by id                              |
+| 10         | the components that the class fixes                                         |
+"""
 
 
 def component(name: str, value: int, weights: Mapping[str, int], inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,22 +124,24 @@ def row_components(row: Row, weights: Mapping[str, int]) -> RowComponents:
     return RowComponents(*(orjson.Fragment(orjson.dumps(value)) for value in written))
 
 
-def _lane(row: Row, weights: Mapping[str, int]) -> Lane:
+def _lane(row: Row, weights: Mapping[str, int], place: int) -> Lane:
+    """The rates count nano-USD per million tokens; the one for the request holds what rounds up to a micro-USD."""
     pricing = row.pricing
-    return Lane(
-        row=row,
-        pool=row.pool,
-        max_context_tokens=row.max_context_tokens,
-        affine=pricing.form != "billed",
-        input_nano=pricing.input_nano,
-        output_nano=pricing.output_nano,
-        request_nano=pricing.request_nano,
-        gpus=0 if pricing.form == "tokens" else pricing.gpus,
-        fixed_x1000=weights["control"] * row.control
+    return (
+        row,
+        row.pool,
+        row.max_context_tokens,
+        pricing.form != "billed",
+        pricing.input_nano,
+        pricing.output_nano,
+        pricing.request_nano * TOKENS_PER_PRICE + RATES_PER_MICRO - 1,
+        0 if pricing.form == "tokens" else pricing.gpus,
+        weights["control"] * row.control
         + weights["latency"] * row.latency
         + weights["preference"] * row.preference
         + weights["availability"] * row.steadiness,
-        components=row_components(row, weights),
+        place,
+        row_components(row, weights),
     )
 
 
@@ -154,6 +157,7 @@ def seal(
 ) -> Sheet:
     """Encode a sheet once and address it by its content. Each distinct violation is written once."""
     rows = tuple(_ordered(row) for row in rows)
+    places = {pool: place for place, pool in enumerate(sorted(row.pool for row in rows))}
     table: dict[bytes, int] = {}
     encoded = [
         [table.setdefault(orjson.dumps(v, option=orjson.OPT_SORT_KEYS), len(table)) for v in entry.violations]
@@ -199,7 +203,7 @@ def seal(
         header=header,
         shown_refused=tuple((pool, orjson.Fragment(written)) for pool, written in shown),
         shown_refused_json=b"[" + b",".join(written for _, written in shown) + b"]",
-        lanes=tuple(_lane(row, weights) for row in rows),
+        lanes=tuple(_lane(row, weights, places[row.pool]) for row in rows),
     )
 
 

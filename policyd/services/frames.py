@@ -15,7 +15,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from operator import attrgetter
-from typing import Any, Final
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
 
 from policyd.core.classes import class_key
 from policyd.core.facts import Facts, budget_limits, crossed_percent
@@ -51,8 +52,7 @@ class Frame:
     keys: dict[tuple[Any, ...], bytes] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Framed:
+class Framed(NamedTuple):
     """A request, normalised, with the key of its class. ``document`` gives the class side when a sheet must be made."""
 
     normalised: Normalised
@@ -62,7 +62,7 @@ class Framed:
     date: str
     charged: tuple[Limit, ...] = ()
     """The limits that it is charged to, of every level."""
-    groups: Mapping[str, str] = field(default_factory=dict)
+    groups: Mapping[str, str] = MappingProxyType({})
     """The group of each pool."""
 
     def document(self, snapshot: Snapshot) -> Mapping[str, Any]:
