@@ -242,13 +242,16 @@ async def _assembled(
     read: Read,
     stack: AsyncExitStack,
 ) -> Running:
-    """Every part, joined; the log is opened when the trees are known to be readable."""
+    """Every part, joined; the log is opened when the trees are known to be readable, while the engine compiles."""
     tree, fleet = read()
     facts = make_facts(settings, fleet)
     facts.refresh()
     engine = make_engine(settings.engine)
     stack.push_async_callback(engine.close)
+    loading = asyncio.create_task(engine.load(tree))
+    stack.push_async_callback(_cancel, loading)
     log = await open_log()
+    await loading
     activation = Activation(engine, log, make_entitlements)
     await activation.activate(tree, fleet)
     reader = await LogReader.open(directory, deadline_ms=settings.audit.search_deadline_ms)
@@ -423,7 +426,7 @@ def _simulation_limits(settings: Settings) -> SimulationLimits:
     return SimulationLimits(**kept, deadline_ms=settings.engine.deadline_ms)
 
 
-async def _cancel(task: asyncio.Task[None]) -> None:
+async def _cancel(task: asyncio.Task[object]) -> None:
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task

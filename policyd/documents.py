@@ -198,17 +198,19 @@ def _composed(text: str) -> Node | None:
 
 def _bound_aliases(node: Node, extents: dict[int, tuple[int, int]]) -> tuple[int, int]:
     """Values in a node and levels below it, aliases written out; raises ``_Unbounded``. Each node is counted once."""
-    line = node.start_mark.line + 1
     extent = extents.get(id(node))
     if extent is None:
         extents[id(node)] = (0, MAX_NESTING)  # found again below itself, it has no end
-        below = [_bound_aliases(child, extents) for child in _children(node)]
-        extent = (1 + sum(nodes for nodes, _ in below), 1 + max((levels for _, levels in below), default=-1))
+        children = _children(node)
+        below = [_bound_aliases(child, extents) for child in children if type(child) is not ScalarNode]
+        scalars = len(children) - len(below)
+        levels = max((levels for _, levels in below), default=0 if scalars else -1)
+        extent = (1 + scalars + sum(nodes for nodes, _ in below), 1 + levels)
         extents[id(node)] = extent
     if extent[0] > MAX_NODES:
-        raise _too_many(line)
+        raise _too_many(node.start_mark.line + 1)
     if extent[1] > MAX_NESTING:
-        raise _too_deep(line)
+        raise _too_deep(node.start_mark.line + 1)
     return extent
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -19,6 +19,9 @@ from policyd.cli.terminal import say
 
 if TYPE_CHECKING:
     from policyd.settings import Settings
+
+LOADED_OBJECTS_MAX: Final = 10_000_000
+"""Objects that a start may make before the interpreter looks for cycles among them."""
 
 
 def serve(
@@ -37,6 +40,10 @@ def serve(
     Example: policyd serve --port 8470 --data-dir /var/lib/policyd
     """
     import asyncio
+    import gc
+
+    # What is loaded now stays, so there are no cycles to find until the server is at work.
+    gc.set_threshold(LOADED_OBJECTS_MAX)
 
     from policyd.api.server import loop_factory
 
