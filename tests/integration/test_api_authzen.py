@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 JSON = {"Content-Type": "application/json"}
@@ -288,6 +288,7 @@ CONTEXTS = st.fixed_dictionaries(
 
 
 @settings(max_examples=10)
+@example({"model": "llama-3.1-8b-instruct", "project": "support-chat", "environment": "experiment"}, "eu-bank", 1)
 @given(context=CONTEXTS, tenant=st.sampled_from(["eu-bank", "nobody"]), limit=st.integers(1, 40))
 def test_search_equals_evaluation(api: Any, context: dict[str, Any], tenant: str, limit: int) -> None:
     body = {"subject": {"type": "tenant", "id": tenant}, "action": {"name": "place"}, "context": context}
@@ -295,6 +296,9 @@ def test_search_equals_evaluation(api: Any, context: dict[str, Any], tenant: str
     results: list[str] = []
     for _ in range(200):
         found = evaluate(api, search, SEARCH)
+        if found.status_code == 403:  # a scope that the identity may not act in, which is no answer about pools
+            assert evaluate(api, {**body, "resource": {"type": "pool", "id": "none"}}, EVALUATION).status_code == 403
+            break
         assert found.status_code == 200, found.text
         page = found.json()["page"]
         assert page["count"] == len(found.json()["results"]) <= limit
