@@ -13,11 +13,16 @@ from binascii import Error as Base64Error
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from json import loads
+from typing import Final
 
 from audit.checkpoint import open_checkpoint, open_rotation
 from audit.errors import KeyInvalid, LogCorrupt, LogRolledBack, ProofInvalid
+from audit.gap import Gap, read_gap
 from audit.note import LOG_ALGORITHM, VerifierKey
 from audit.tree import Edge, Run
+
+GAPS_MAX: Final = 1_000
+"""Restores that one log may tell of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,8 @@ class Verdict:
     keys: tuple[VerifierKey, ...]
     key_given: bool
     """Whether the reader brought the key, or the log named its own."""
+    gaps: tuple[Gap, ...] = ()
+    """What the log says itself that it has lost."""
     error: LogCorrupt | None = None
 
     @property
@@ -84,6 +91,7 @@ class Fold:
         self._key_given = key_given
         self._kept = sorted(anchors, key=lambda anchor: anchor.size)
         self._anchors: list[Anchor] = []
+        self._gaps: list[Gap] = []
         self._checkpoints = 0
         self.first = self._edge.size
         self.covered = self.first
@@ -108,6 +116,7 @@ class Fold:
         for anchor in self._kept:
             if anchor.size == self._edge.size:
                 if anchor.root != self._edge.root():
+                    self._refuse_lost(anchor)
                     raise LogCorrupt(
                         f"the first {anchor.size} entries are not those that were kept by {anchor.who}",
                         index=self._suspect(),
@@ -125,6 +134,24 @@ class Fold:
             raise LogCorrupt(f"it names a new key, and {error}", index=index) from error
         if new not in self._keys:
             self._keys.append(new)
+
+    def gap(self, index: int, body: bytes) -> None:
+        """The entry at this index says that entries were lost."""
+        try:
+            found = read_gap(index, body, self._own_keys(), self._origin)
+        except (ProofInvalid, KeyInvalid) as error:
+            raise LogCorrupt(str(error), index=index) from error
+        if len(self._gaps) >= GAPS_MAX:
+            raise LogCorrupt(f"it names a gap, and {GAPS_MAX} are named already", index=index)
+        self._gaps.append(found)
+
+    def _refuse_lost(self, anchor: Anchor) -> None:
+        """What somebody has kept of a history that the log says it has lost is a rollback with a name."""
+        for gap in self._gaps:
+            if gap.first < anchor.size <= gap.last + 1:
+                raise LogRolledBack(
+                    f"{anchor.who} has seen {anchor.size} entries of another history: {gap.words}", index=gap.first
+                )
 
     def checkpoint(self, note: bytes) -> None:
         """A checkpoint over exactly the entries so far."""
@@ -152,6 +179,7 @@ class Fold:
         """What was found, when nothing was wrong."""
         missing = [anchor for anchor in self._kept if anchor.size > self._edge.size]
         if missing:
+            self._refuse_lost(missing[0])
             raise LogRolledBack(
                 f"the log has {self._edge.size} entries, and {missing[0].who} has seen {missing[0].size}: "
                 "it was rolled back",
@@ -174,6 +202,7 @@ class Fold:
             tuple(last.values()),
             self._own_keys(),
             self._key_given,
+            tuple(self._gaps),
         )
 
     def _own_keys(self) -> tuple[VerifierKey, ...]:

@@ -15,6 +15,7 @@ The fields of a body, all optional for this package, in the words of the product
     sheet facts             digests of blobs: the verdict for every pool, and what was measured at that minute
     policy fleet engine     commits and digests of the revisions, engine and version
     obligations waivers approvers mode   what the answer binds to
+    lost known plan         of a gap: what is missing, who kept what of it, and what two persons signed
     salt                    random, so that a leaf hash tells nothing about a guessable body
 
 Rules: bodies hold integers up to 2^53-1, strings, booleans, null, lists and objects with ASCII keys, so that the bytes
@@ -38,7 +39,7 @@ import orjson
 from audit.errors import RecordInvalid
 from audit.tree import leaf_hash as leaf_hash  # the hash of an entry is a word of this module too
 
-Kind = Literal["decision", "error", "refusal", "revision", "settlement", "void", "budget", "key", "extension"]
+Kind = Literal["decision", "error", "refusal", "revision", "settlement", "void", "budget", "key", "extension", "gap"]
 KINDS: Final[tuple[Kind, ...]] = (
     "decision",
     "error",
@@ -49,6 +50,7 @@ KINDS: Final[tuple[Kind, ...]] = (
     "budget",
     "key",
     "extension",
+    "gap",
 )
 """Stored as their position here: append new ones at the end, never reorder."""
 
@@ -58,8 +60,8 @@ TERM_FIELDS: Final = ("data_source", "rejected_pool", "rule", "country", "waiver
 SHEET_TERM_FIELDS: Final = ("rejected_pool", "rule")
 """What a sheet says for every decision that names it."""
 
-BlobKind = Literal["sheet", "policy", "fleet", "facts", "revision"]
-BLOB_KINDS: Final[tuple[BlobKind, ...]] = ("sheet", "policy", "fleet", "facts", "revision")
+BlobKind = Literal["sheet", "policy", "fleet", "facts", "revision", "restore"]
+BLOB_KINDS: Final[tuple[BlobKind, ...]] = ("sheet", "policy", "fleet", "facts", "revision", "restore")
 
 BODY_MAX_BYTES: Final = 65_535
 BLOB_MAX_BYTES: Final = 64 * 1024 * 1024

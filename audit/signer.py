@@ -29,11 +29,22 @@ def open_signer(path: Path, name: str, *, create: bool) -> SeedSigner:
     Raises ``KeyInvalid`` when it is missing, open to others, damaged, or the key of another log than ``name``.
     """
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
+        signer = open_own_signer(path)
+    except KeyInvalid as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise
         if not create:
-            raise KeyInvalid(f"the signing key {path} is missing, and the log was signed with it") from None
+            raise KeyInvalid(f"the signing key {path} is missing, and the log was signed with it") from error.__cause__
         return _make(path, name)
+    if signer.key.name != name:
+        raise KeyInvalid(f"the signing key {path} is that of {signer.key.name}, and this log is {name}")
+    return signer
+
+
+def open_own_signer(path: Path) -> SeedSigner:
+    """The signer in the file at ``path``, whosever it is. Raises ``KeyInvalid``."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
         raise KeyInvalid(f"the signing key {path} cannot be opened: {error.strerror}") from error
     with os.fdopen(handle, "rb") as file:
@@ -46,8 +57,6 @@ def open_signer(path: Path, name: str, *, create: bool) -> SeedSigner:
         raise KeyInvalid(f"the signing key {path} is no text") from None
     except KeyInvalid as error:
         raise KeyInvalid(f"the signing key {path} cannot be used: {error}") from error
-    if signer.key.name != name:
-        raise KeyInvalid(f"the signing key {path} is that of {signer.key.name}, and this log is {name}")
     return signer
 
 

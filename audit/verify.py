@@ -40,10 +40,13 @@ from audit.tree import Run, leaf_hash
 BATCH_ENTRIES: Final = 1_024
 KEY_KIND: Final = b'","kind":"key"'
 """Where the body of an entry that names a new key says so, after {"id":"…36 characters…"""
+GAP_KIND: Final = b'","kind":"gap"'
+"""At the same place, in one that says what was lost."""
 _BODY: Final = b'","body":'
 _BODY_AT: Final = HASH_CHARS + len(_BODY)
 _LEAF: Final = sha256(b"\x00")
-_KEY_AT: Final = slice(7 + 36, 7 + 36 + len(KEY_KIND))
+_KIND_AT: Final = slice(7 + 36, 7 + 36 + len(KEY_KIND))
+_MARKED: Final = frozenset({KEY_KIND, GAP_KIND})
 EXIT_BAD: Final = 4
 BUFFER_BYTES: Final = 256 * 1024
 """With the usual 8 KiB, reading lines of a kilobyte takes twice as long."""
@@ -127,13 +130,21 @@ def _fold_entries(line: bytes, lines: Iterator[bytes], fold: Fold) -> bytes:
             at = len(head) + _BODY_AT
             body = _line_body(line, at, index)
             leaf = leaf_hash(body)
-        if body[_KEY_AT] == KEY_KIND:
-            fold.rotation(index, body)
+        if body[_KIND_AT] in _MARKED:
+            _fold_marked(index, body, fold)
         leaves.append(leaf)
         index += 1
         line = next(lines, b"")
     fold.extend(leaves)
     return line
+
+
+def _fold_marked(index: int, body: bytes, fold: Fold) -> None:
+    """An entry that says something of the log itself."""
+    if body[_KIND_AT] == KEY_KIND:
+        fold.rotation(index, body)
+    else:
+        fold.gap(index, body)
 
 
 def _head(index: int) -> bytes:
@@ -266,8 +277,8 @@ def _row_leaf(row: Sequence[object], expected: int, kinds: Sequence[str], fold: 
     assert isinstance(kind, int)
     if not _says(body, entry_id, kinds[kind], time_us):
         raise LogCorrupt("its columns do not say what its body says", index=expected)
-    if body[_KEY_AT] == KEY_KIND:
-        fold.rotation(expected, body)
+    if body[_KIND_AT] in _MARKED:
+        _fold_marked(expected, body, fold)
     return computed
 
 
@@ -329,6 +340,7 @@ def report(verdict: Verdict) -> list[str]:
     open_entries = verdict.first + verdict.entries - verdict.covered
     if open_entries:
         lines.append(f"{open_entries} entries from {verdict.covered} on are not covered by a checkpoint")
+    lines += [f"GAP: {gap.words}" for gap in verdict.gaps]
     named = ", ".join(f"{key.name}+{key.id.hex()}" for key in verdict.keys)
     lines.append(f"signed by {named}" + ("" if verdict.key_given else ", which the log itself names"))
     lines.append(verdict.word)

@@ -326,7 +326,7 @@ class AuditTampered(AuditError):
 class AuditRolledBack(AuditTampered):
     code = "audit.rolled_back"
     title = "The decision log is shorter than it was"
-    remedy = "bring back the newest log; entries that were acknowledged are missing from this one"
+    remedy = "bring back the newest log, or go on with `policyd audit restore`; acknowledged entries are missing here"
 
 
 class SplitView(AuditTampered):

@@ -90,6 +90,11 @@ class AuditSettings(_Section):
         None,
         description="name of this replica's log in that database; without it a random one, kept in `data_dir`",
     )
+    restore_keys_file: Path | None = Field(
+        None,
+        description="file with the public keys, one a line, of the persons who may let a log go on that has lost "
+        "entries: two of them sign",
+    )
 
 
 class FactsSettings(_Section):

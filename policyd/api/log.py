@@ -15,12 +15,12 @@ from fastapi import APIRouter, Request
 from fastapi.responses import PlainTextResponse, Response
 
 from policyd.api.callers import owner_in, principal_of, readable, require_readable
-from policyd.api.openapi_log import CHECKPOINT, CONSISTENCY, EXPORT, RECEIPT
+from policyd.api.openapi_log import CHECKPOINT, CONSISTENCY, EXPORT, GAPS, RECEIPT
 from policyd.api.parts import Parts
 from policyd.api.queries import parameters
 from policyd.errors import Finding, Forbidden, RequestError
 from policyd.services.checkpoints import LogFiles, public_keys
-from policyd.services.proofs import consistency, export_page, newest_checkpoint, receipt
+from policyd.services.proofs import consistency, export_page, gaps, newest_checkpoint, receipt
 
 _NO_STORE: Final = {"Cache-Control": "no-store"}
 _NUMBER: Final = re.compile(r"0|[1-9][0-9]{0,18}")
@@ -51,6 +51,16 @@ def log_router(parts: Parts) -> APIRouter:
             second, _ = await newest_checkpoint(parts.reader, parts.committer.origin)
         found = await consistency(parts.reader, parts.committer.origin, first, second)
         return Response(orjson.dumps(found), headers=_NO_STORE, media_type="application/json")
+
+    @router.get("/log/gaps", summary="What the log says that it has lost", **GAPS)
+    async def lost(request: Request) -> Response:
+        """The gap entries of the log, oldest first: which entries were lost, who restored it, and why."""
+        parameters(request, ())
+        readable(principal_of(request), parts.snapshot)
+        keys = await asyncio.to_thread(public_keys, LogFiles.within(parts.directory.path))
+        found = await gaps(parts.reader, parts.committer.origin, keys)
+        document = {"log": parts.committer.origin, "items": [gap.to_json() for gap in found]}
+        return Response(orjson.dumps(document), headers=_NO_STORE, media_type="application/json")
 
     @router.get("/log/export", summary="A part of the export of the log", **EXPORT)
     async def export(request: Request) -> Response:

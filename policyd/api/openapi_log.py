@@ -45,7 +45,49 @@ class ConsistencyDocument(BaseModel):
     proof: list[str] = Field(description="hashes in base64", max_length=126)
 
 
-LOG_SHOWN: Final = (ConsistencyDocument,)
+class LostDocument(BaseModel):
+    """The entries that were lost, by their indexes."""
+
+    model_config = ConfigDict(extra="allow", populate_by_name=True)
+
+    first: int = Field(alias="from", ge=0)
+    to: int = Field(ge=0)
+
+
+class KnownDocument(BaseModel):
+    """The newest checkpoint that somebody kept of what was lost."""
+
+    model_config = ConfigDict(extra="allow")
+
+    size: int = Field(ge=1)
+    root: str = Field(description="in base64")
+
+
+class GapDocument(BaseModel):
+    """One restore of the log from a backup: an entry, at the index of the first entry that was lost."""
+
+    model_config = ConfigDict(extra="allow")
+
+    index: int = Field(ge=0)
+    id: str = Field(description="the id of the entry, whose receipt proves it")
+    lost: LostDocument
+    known: KnownDocument
+    persons: list[str] = Field(description="who signed the restore", min_length=2)
+    why: str
+    time: str
+    words: str = Field(description="all of it in a sentence")
+
+
+class GapsDocument(BaseModel):
+    """What the log says that it has lost."""
+
+    model_config = ConfigDict(extra="allow")
+
+    log: str
+    items: list[GapDocument] = Field(max_length=1_000)
+
+
+LOG_SHOWN: Final = (ConsistencyDocument, LostDocument, KnownDocument, GapDocument, GapsDocument)
 _TEXT: Final[dict[str, Any]] = {"type": "string"}
 _SIZE: Final[dict[str, Any]] = {"type": "integer", "minimum": 1, "maximum": 2**63 - 1}
 
@@ -62,6 +104,30 @@ CONSISTENCY: Final = route(
         {**parameter("from", "the size of the checkpoint that you have", _SIZE), "required": True},
         {**parameter("to", "the size of a later checkpoint; the newest when absent", _SIZE)},
     ],
+)
+GAPS: Final = route(
+    "the gaps, none as a rule",
+    content_of(
+        "GapsDocument",
+        {
+            "log": _CONSISTENCY_EXAMPLE["log"],
+            "items": [
+                {
+                    "index": 10,
+                    "id": "0199a1b2-3c4d-7e5f-8a6b-7c8d9e0f1a2b",
+                    "lost": {"from": 10, "to": 19},
+                    "known": {"size": 20, "root": _CONSISTENCY_EXAMPLE["proof"][0]},
+                    "persons": ["alice", "bob"],
+                    "why": "the disk of the server was lost",
+                    "time": "2026-03-01T09:12:44.000000Z",
+                    "words": "entry 10 (0199a1b2-3c4d-7e5f-8a6b-7c8d9e0f1a2b) says that entries 10 to 19 were lost, "
+                    "and that alice and bob restored the log from a backup at 2026-03-01T09:12:44.000000Z: "
+                    "the disk of the server was lost",
+                }
+            ],
+        },
+    ),
+    problems_of(400, 403, 503),
 )
 RECEIPT: Final = route(
     "the receipt (c2sp.org/tlog-proof@v1), with the exact bytes of the entry as its extra data",

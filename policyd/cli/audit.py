@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from policyd.cli import evidence, log_keys
+from policyd.cli import evidence, log_keys, restore
 from policyd.cli.options import (
     Access,
     CaFileFlag,
@@ -33,7 +33,15 @@ if TYPE_CHECKING:
 
 app = typer.Typer(name="audit", help="The decision log: every allow, deny and error.", no_args_is_help=True)
 
-for _command in (evidence.verify, evidence.export, evidence.receipt, log_keys.rotate_key, log_keys.cosign):
+for _command in (
+    evidence.verify,
+    evidence.export,
+    evidence.receipt,
+    log_keys.rotate_key,
+    log_keys.cosign,
+    restore.backup,
+    restore.restore,
+):
     app.command()(_command)
 
 Filter = str | None

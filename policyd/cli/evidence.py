@@ -219,6 +219,7 @@ def _verdict_json(verdict: Verdict) -> dict[str, Any]:
         "keys": [each.text for each in verdict.keys],
         "key_given": verdict.key_given,
         "anchors": [{"size": each.size, "by": each.who} for each in verdict.anchors],
+        "gaps": [gap.to_json() for gap in verdict.gaps],
         "word": verdict.word,
     }
 
@@ -332,6 +333,7 @@ def _verdict_words(document: Mapping[str, Any]) -> dict[str, str]:
         "checkpoints": str(document["checkpoints"])
         + (f"; {open_entries} entries are newer than the last" if open_entries else ", the last over all entries"),
         "signed by": named + ("" if document["key_given"] else ", which the log itself names"),
+        **{f"gap at {gap['index']}": gap["words"] for gap in document["gaps"]},
         "how far": document["word"],
     }
 

@@ -40,7 +40,7 @@ from policyd.client.documents import (
     Usage,
     Workload,
 )
-from policyd.errors import PolicydError
+from policyd.errors import AuditRolledBack, PolicydError, SplitView
 
 Found = TypeVar("Found")
 Item = TypeVar("Item")
@@ -218,14 +218,26 @@ class Client:
     def follow_log(self, kept: bytes | None = None, *, keys: Sequence[str] = ()) -> bytes:
         """The newest checkpoint of the log, which continues the ``kept`` one; keep it for the next time.
 
-        Raises ``AuditRolledBack`` or ``SplitView`` when it does not continue it, and ``ProofRefused`` when it is not
-        signed with one of ``keys``.
+        Raises ``AuditRolledBack`` or ``SplitView`` when it does not continue it, with what the log says of that,
+        and ``ProofRefused`` when it is not signed with one of ``keys``.
         """
         shown = self.send(history.checkpoint())
-        growth = history.Growth(kept, shown, keys)
-        if growth.sizes is not None:
-            growth.check(self.send(history.consistency(*growth.sizes)))
+        try:
+            growth = history.Growth(kept, shown, keys)
+            if growth.sizes is not None:
+                growth.check(self.send(history.consistency(*growth.sizes)))
+        except (AuditRolledBack, SplitView) as error:
+            if kept is None:
+                raise
+            raise history.named(error, kept, self._gaps()) from error
         return shown
+
+    def _gaps(self) -> list[history.Gap]:
+        """What the log says that it has lost; nothing when it cannot be asked, for that is no answer either."""
+        try:
+            return self.send(history.gaps())
+        except PolicydError:
+            return []
 
     def ready(self) -> Readiness:
         """Whether a decision would be answered now, and why not."""
@@ -412,14 +424,26 @@ class AsyncClient:
     async def follow_log(self, kept: bytes | None = None, *, keys: Sequence[str] = ()) -> bytes:
         """The newest checkpoint of the log, which continues the ``kept`` one; keep it for the next time.
 
-        Raises ``AuditRolledBack`` or ``SplitView`` when it does not continue it, and ``ProofRefused`` when it is not
-        signed with one of ``keys``.
+        Raises ``AuditRolledBack`` or ``SplitView`` when it does not continue it, with what the log says of that,
+        and ``ProofRefused`` when it is not signed with one of ``keys``.
         """
         shown = await self.send(history.checkpoint())
-        growth = history.Growth(kept, shown, keys)
-        if growth.sizes is not None:
-            growth.check(await self.send(history.consistency(*growth.sizes)))
+        try:
+            growth = history.Growth(kept, shown, keys)
+            if growth.sizes is not None:
+                growth.check(await self.send(history.consistency(*growth.sizes)))
+        except (AuditRolledBack, SplitView) as error:
+            if kept is None:
+                raise
+            raise history.named(error, kept, await self._gaps()) from error
         return shown
+
+    async def _gaps(self) -> list[history.Gap]:
+        """What the log says that it has lost; nothing when it cannot be asked, for that is no answer either."""
+        try:
+            return await self.send(history.gaps())
+        except PolicydError:
+            return []
 
     async def ready(self) -> Readiness:
         """Whether a decision would be answered now, and why not."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from base64 import b64decode
 from binascii import Error as Base64Error
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from policyd.client.calls import TEXT, Call, segment
 from policyd.client.problems import json_of
@@ -47,10 +47,45 @@ def consistency(first: int, second: int) -> Call[list[bytes]]:
     return Call("GET", "/v1/log/consistency", read, "consistency proof", parameters=asked)
 
 
+class Gap(NamedTuple):
+    """What a log says that it has lost: from an index on, of a history that was this long."""
+
+    log: str
+    first: int
+    size: int
+    words: str
+
+
+def gaps() -> Call[list[Gap]]:
+    """``GET /v1/log/gaps``."""
+
+    def read(body: bytes) -> list[Gap] | None:
+        found = json_of(body)
+        try:
+            log, items = str(found["log"]), found["items"]
+            return [Gap(log, gap["lost"]["from"], gap["known"]["size"], str(gap["words"])) for gap in items]
+        except (TypeError, KeyError):
+            return None
+
+    return Call("GET", "/v1/log/gaps", read, "list of gaps")
+
+
 def export_page(start: int) -> Call[bytes]:
     """``GET /v1/log/export``: a part of the export, from this index on."""
     asked = {"from": str(start)}
     return Call("GET", "/v1/log/export", _bytes, "export", parameters=asked, media_type="application/jsonl")
+
+
+def named(error: AuditRolledBack | SplitView, kept: bytes, gaps: Sequence[Gap]) -> AuditRolledBack | SplitView:
+    """The error of a log that does not continue what was kept, with the gap by which the log explains it, if any."""
+    before = _read(kept, (), "the kept checkpoint")
+    for gap in gaps:
+        if gap.log == before.origin and gap.first < before.size <= gap.size:
+            return AuditRolledBack(
+                f"{error.detail}; the log names it itself: {gap.words}",
+                remedy="ask these persons; keep the old checkpoint, which proves the loss, and begin with a new one",
+            )
+    return error
 
 
 class Growth:

@@ -181,3 +181,9 @@ def _budget_entry(body: Mapping[str, Any], time_us: int, key: AccountKey | None)
     tenant = None if key is None or key.path == "*" else key.path.split("/")[0]
     fields = {**body, "v": RECORD_VERSION, "kind": "budget", "id": entry_id, "time": rfc3339(time_us)}
     return Entry("budget", entry_id, time_us, encode(fields, os.urandom(16)), Search(tenant=tenant))
+
+
+def presumed_entries(posting: Posting, crossings: Iterable[Crossing], time_us: int, gap: str) -> Iterable[Entry]:
+    """What is presumed to be spent of one account in a part of the log that was lost."""
+    yield _budget_entry({"event": "presumed", "accounts": _accounts((posting,)), "gap": gap}, time_us, posting.key)
+    yield from (_threshold(crossing, time_us) for crossing in crossings)

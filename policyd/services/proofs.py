@@ -17,9 +17,12 @@ from sqlalchemy import Connection, select
 from audit.checkpoint import open_checkpoint
 from audit.errors import KeyInvalid, LogCorrupt, ProofInvalid
 from audit.export import export_lines
+from audit.fold import GAPS_MAX
+from audit.gap import Gap, read_gap
 from audit.note import VerifierKey
 from audit.proof import Receipt
-from audit.tables import LOG
+from audit.record import KINDS
+from audit.tables import BODY, ENTRY, LOG, has_body, index_of, place
 from audit.tree import consistency_proof, edge_at, inclusion_proof
 from audit.tree_store import StoredLog, last_checkpoint, stored_nodes
 from policyd.errors import AuditError, AuditTampered, Finding, NotFound, RequestError
@@ -120,6 +123,24 @@ async def export_page(reader: LogReader, origin: str, keys: Sequence[VerifierKey
         return await reader.read(read)
     except (ProofInvalid, KeyInvalid) as error:
         raise AuditTampered(f"the log cannot be exported: {error}") from error
+
+
+async def gaps(reader: LogReader, origin: str, keys: Sequence[VerifierKey]) -> list[Gap]:
+    """What the log says itself that it has lost, oldest first."""
+
+    def read(connection: Connection) -> list[Gap]:
+        number = log_number(connection, origin)
+        # No tenant has such an entry, and an index finds those of none.
+        mine = (ENTRY.c.index >= place(number, 0), ENTRY.c.index < place(number + 1, 0))
+        query = select(ENTRY.c.index, BODY.c.body).join_from(ENTRY, BODY, has_body(connection)).where(*mine)
+        wanted = query.where(ENTRY.c.tenant.is_(None), ENTRY.c.kind == KINDS.index("gap")).order_by(ENTRY.c.index)
+        found = connection.execute(wanted.limit(GAPS_MAX)).all()
+        return [read_gap(index_of(stored), bytes(body), keys, origin) for stored, body in found]
+
+    try:
+        return await reader.read(read)
+    except (ProofInvalid, KeyInvalid) as error:
+        raise AuditTampered(f"a gap of the log does not hold together: {error}") from error
 
 
 def _fault(name: str, message: str) -> RequestError:
