@@ -6,7 +6,7 @@
 Rules: the lock belongs to the session that writes, so whoever gets it knows that the last session has ended, and with
 it any commit whose outcome was unknown; the name of a log that was made here is kept in a file, and a database without
 that log is another database; with ``power_safe`` the server must sync what it acknowledges; a silent network ends a
-connection within seconds.
+connection within seconds on both sides, and a silent server within the deadline of a statement.
 It refuses: a second writer of a log, a server that does not sync, a database that is not in UTF-8.
 """
 
@@ -28,6 +28,7 @@ from sqlalchemy.pool import NullPool, QueuePool
 from audit import schema, store
 from audit.errors import LogLocked, LogUnavailable, SearchTooSlow
 from audit.postgresql import LOCKS, MONTHS_AHEAD, learn, make_months, months_from
+from audit.postgresql_patience import OPENING_MAX_S, Patience, PatientConnection
 from audit.store import Durability
 from audit.stores import OpenLog
 from audit.tables import LOG
@@ -40,6 +41,9 @@ PATIENCE_MS: Final = 1_000
 IDLE_MAX_MS: Final = 5_000
 """Longest pause of a writer within a transaction: one that hangs would hold the others at rows that they share."""
 QUIET_MAX_S: Final = 10
+DEADLINE_MS: Final = 10_000
+GRACE_S: Final = 5.0
+"""What a server that stops a statement at its deadline may take to say so."""
 READERS_MAX: Final = 4
 READING: Final = r"-c default_transaction_read_only=on -c default_transaction_isolation=repeatable\ read"
 """As with a file, all statements of one transaction see one state of the log."""
@@ -52,12 +56,24 @@ _KEPT_ALIVE: Final[dict[str, str | int]] = {
     "tcp_user_timeout": QUIET_MAX_S * 1_000,
     "application_name": "policyd",
 }
+# The server, too, forgets a writer that is gone, and with it the lock of its log; over a local socket it ignores these.
+_NOTICED: Final = (
+    "-c tcp_keepalives_idle=4 -c tcp_keepalives_interval=2 -c tcp_keepalives_count=3 "
+    f"-c tcp_user_timeout={QUIET_MAX_S * 1_000}"
+)
 
 
 class PostgresqlStore:
-    """The logs of one database. ``name_file`` keeps the name of the log that this writer made; ``origin`` fixes it."""
+    """The logs of one database. ``name_file`` keeps the name of the log that this writer made; ``origin`` fixes it.
 
-    def __init__(self, address: str, name_file: Path, origin: str | None = None) -> None:
+    ``deadline_ms`` is the longest wait for an answer to one statement.
+    """
+
+    def __init__(
+        self, address: str, name_file: Path, origin: str | None = None, *, deadline_ms: int = DEADLINE_MS
+    ) -> None:
+        self._deadline_ms = deadline_ms
+        self._patience = Patience()
         try:
             given = conninfo_to_dict(address)
             self._address = make_conninfo(
@@ -81,7 +97,7 @@ class PostgresqlStore:
         """See ``LogStore``."""
         engine = self._engine(
             f"-c synchronous_commit={COMMITS[durability]} -c lock_timeout={LOCK_TIMEOUT_MS} "
-            f"-c idle_in_transaction_session_timeout={IDLE_MAX_MS}"
+            f"-c idle_in_transaction_session_timeout={IDLE_MAX_MS} {_NOTICED}"
         )
         try:
             connection = engine.connect()
@@ -95,7 +111,12 @@ class PostgresqlStore:
         except BaseException:
             connection.close()
             raise
+        _patient(connection).limit_s = self._deadline_ms / 1_000
         return OpenLog(connection, number, name, lambda: None)
+
+    def give_up_after(self, seconds: float | None) -> None:
+        """See ``LogStore``."""
+        self._patience.end_after(seconds)
 
     def _opened(self, connection: Connection, durability: Durability, origin: str | None) -> tuple[int, str]:
         with connection.begin():
@@ -128,18 +149,24 @@ class PostgresqlStore:
     @contextmanager
     def deadline(self, connection: Connection, deadline_ms: int) -> Iterator[None]:
         """See ``LogStore``: the server stops the statement."""
-        connection.exec_driver_sql(f"SET LOCAL statement_timeout = {max(1, deadline_ms)}")
+        patient = _patient(connection)
+        patient.limit_s = deadline_ms / 1_000 + GRACE_S
         try:
+            connection.exec_driver_sql(f"SET LOCAL statement_timeout = {max(1, deadline_ms)}")
             yield
         except DBAPIError as error:
             if isinstance(error.orig, psycopg.errors.QueryCanceled):
                 raise SearchTooSlow(f"the search took longer than {deadline_ms} ms") from error
             raise
+        finally:
+            patient.limit_s = self._deadline_ms / 1_000
 
     def _engine(self, options: str, readers: int = 0) -> Engine:
         def connect() -> psycopg.Connection[Any]:
             given = conninfo_to_dict(self._address).get("options") or ""
-            connection = psycopg.connect(self._address, options=f"{given} {options} -c timezone=UTC".strip())
+            connection = PatientConnection.connect(self._address, options=f"{given} {options} -c timezone=UTC".strip())
+            connection.patience = self._patience
+            connection.limit_s = self._deadline_ms / 1_000 if readers else OPENING_MAX_S
             learn(connection)
             return connection
 
@@ -191,6 +218,12 @@ class PostgresqlStore:
     def _unavailable(self, error: Exception) -> Exception:
         cause = error.orig if isinstance(error, DBAPIError) else error
         return LogUnavailable(f"{self.name} cannot be opened: {str(cause).strip()}")
+
+
+def _patient(connection: Connection) -> PatientConnection:
+    found = connection.connection.driver_connection
+    assert isinstance(found, PatientConnection)
+    return found
 
 
 def _check_server(connection: Connection, durability: Durability) -> None:

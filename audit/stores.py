@@ -67,6 +67,9 @@ class LogStore(Protocol):
     def deadline(self, connection: Connection, deadline_ms: int) -> AbstractContextManager[None]:
         """Within it, a statement that takes longer is stopped and is ``SearchTooSlow``."""
 
+    def give_up_after(self, seconds: float | None) -> None:
+        """From so long on, nothing waits for a database that does not answer; None: as long as its deadline."""
+
 
 class SqliteStore:
     """One log in a file."""
@@ -117,6 +120,9 @@ class SqliteStore:
             raise
         finally:
             handle.set_progress_handler(None, 0)
+
+    def give_up_after(self, seconds: float | None) -> None:
+        """See ``LogStore``: a file answers, or fails."""
 
     def _identity(self) -> tuple[int, int]:
         found = self.path.stat()

@@ -16,10 +16,8 @@ from audit.errors import LogCorrupt, LogRolledBack
 from audit.export import Row
 from audit.tables import BODY, ENTRY, has_body, index_of, place
 from audit.tree import Edge, NodeSource, edge_at
-from audit.tree_tables import CHECKPOINT, TREE_NODE
+from audit.tree_tables import CHECKPOINT, STEP, TREE_NODE
 
-STEP: Final = 8
-"""One level in so many is stored."""
 BLOCK: Final = 1 << STEP
 ROWS_PER_PAGE: Final = 1_000
 BLOCKS_MAX: Final = 64

@@ -17,6 +17,9 @@ from typing import Any, Final
 from sqlalchemy import BigInteger, Integer, LargeBinary, Table
 from sqlmodel import Field, SQLModel
 
+STEP: Final = 8
+"""One level in so many is stored."""
+
 # As in ``audit.tables``: SQLite stores both the same way, other databases need 64 bits named.
 _NUMBER = BigInteger().with_variant(Integer, "sqlite")
 

@@ -86,6 +86,10 @@ class AuditSettings(_Section):
         description="file with the address of a PostgreSQL database, `postgresql://user:password@host/name`, "
         "for the logs of all replicas; without it the log is a file in `data_dir`",
     )
+    database_deadline_ms: Annotated[int, Field(ge=500, le=600_000)] = Field(
+        10_000,
+        description="longest wait for that database to answer one statement; then nothing is allowed until it does",
+    )
     origin: Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[!-~]+$")] | None = Field(
         None,
         description="name of this replica's log in that database; without it a random one, kept in `data_dir`",

@@ -33,7 +33,8 @@ def directory_of(settings: Settings) -> DataDirectory:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"the file audit.database_url_file={file} cannot be read: {error}") from None
     try:
-        store = PostgresqlStore(address, settings.data_dir / "origin", settings.audit.origin)
+        deadline_ms = settings.audit.database_deadline_ms
+        store = PostgresqlStore(address, settings.data_dir / "origin", settings.audit.origin, deadline_ms=deadline_ms)
     except LogUnavailable as error:
         raise ConfigError(f"{file}: {error}") from None
     return DataDirectory(settings.data_dir, store)

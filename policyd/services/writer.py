@@ -29,6 +29,8 @@ from policyd.services.checkpoints import LogFiles, audit_error
 from policyd.services.commit import Batch, Commit, Outcome
 from policyd.services.data_directory import DataDirectory
 
+STOP_MAX_S: Final = 5.0
+"""How long a database that is silent holds the end of a writer."""
 QUIET_S: Final = 1.0
 """How often a writer without work looks for holds that are due."""
 _log: Final = logging.getLogger(__name__)
@@ -78,6 +80,7 @@ class Writer:
 
     def start(self, listener: Listener, opened: asyncio.Future[None]) -> None:
         """Start the thread; ``opened`` is answered from the loop."""
+        self._directory.store.give_up_after(None)
         self._thread = threading.Thread(target=self._run, args=(listener, opened), name="audit-writer", daemon=True)
         self._thread.start()
 
@@ -88,6 +91,7 @@ class Writer:
     def stop(self) -> None:
         """End the thread after the batch that it has."""
         self._stopping.set()
+        self._directory.store.give_up_after(STOP_MAX_S)
         self._batches.put(None)
 
     def join(self) -> None:
