@@ -39,7 +39,21 @@ import orjson
 from audit.errors import RecordInvalid
 from audit.tree import leaf_hash as leaf_hash  # the hash of an entry is a word of this module too
 
-Kind = Literal["decision", "error", "refusal", "revision", "settlement", "void", "budget", "key", "extension", "gap"]
+Kind = Literal[
+    "decision",
+    "error",
+    "refusal",
+    "revision",
+    "settlement",
+    "void",
+    "budget",
+    "key",
+    "extension",
+    "gap",
+    "proposal",
+    "approval",
+    "hold",
+]
 KINDS: Final[tuple[Kind, ...]] = (
     "decision",
     "error",
@@ -51,6 +65,9 @@ KINDS: Final[tuple[Kind, ...]] = (
     "key",
     "extension",
     "gap",
+    "proposal",
+    "approval",
+    "hold",
 )
 """Stored as their position here: append new ones at the end, never reorder."""
 

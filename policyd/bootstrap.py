@@ -50,6 +50,7 @@ from policyd.services.repeats import Repeats
 from policyd.services.settlements import Settlements
 from policyd.services.sheets import SheetBook, SheetLimits
 from policyd.services.simulations import SimulationLimits, Simulations
+from policyd.services.two_persons import TwoPersons
 from policyd.services.writer import CommitLimits
 from policyd.settings import AuthSettings, EngineSettings, OidcSettings, Settings
 from policyd.telemetry import Exposition, Telemetry
@@ -84,6 +85,7 @@ class Running:
     reload: Reload
     repeats: Repeats
     settlements: Settlements
+    two_persons: TwoPersons
     principal: Principal = LOCAL
     """Who acts on the command line, beside no server."""
     workers_fault: Callable[[], str | None] = lambda: None
@@ -299,7 +301,13 @@ async def _assembled(
         reload,
         repeats,
         Settlements(log, reader, log.origin),
+        _two_persons(settings, log, reader, activation),
     )
+
+
+def _two_persons(settings: Settings, log: WrittenLog, reader: LogReader, activation: Activation) -> TwoPersons:
+    chosen = settings.proposals
+    return TwoPersons(log, reader, activation, log.origin, chosen.ttl_ms, chosen.open_max)
 
 
 def _read_trees(settings: Settings) -> tuple[PolicyTree, Fleet]:

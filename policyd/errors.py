@@ -11,9 +11,12 @@
     │   ├── KeyInProgress      a request with the same key is being answered           409, exit 1
     │   ├── AmountInvalid      an amount that is none, or beyond what is counted       422, exit 2
     │   ├── ReservationConflict  a reservation that is settled, void or another one    409, exit 1
+    │   ├── ProposalClosed     a proposal that is used up, expired or another one      409, exit 1
+    │   ├── OnHold             a legal hold keeps what was to be erased or removed     409, exit 1
     │   ├── Loosens            the request asks for less protection than its floor     403, exit 1
     │   ├── WrongHost          without authentication, a name that is not loopback     421, exit 1
     │   └── Forbidden          the identity may not act in that scope                  403, exit 1
+    │       └── SamePerson     what takes two persons was asked of one                 403, exit 1
     ├── Unauthenticated        nobody is proved to ask                                 401, exit 1
     ├── LimitReached           one principal asks more than it may                     429, exit 1
     ├── NotFound               no such decision, pool, revision                        404, exit 1
@@ -159,6 +162,22 @@ class ReservationConflict(RequestError):
     remedy = "look at what it was settled with; what has expired can still be settled"
 
 
+class ProposalClosed(RequestError):
+    code = "proposal.closed"
+    http_status = 409
+    exit_code = 1
+    title = "The proposal can no longer be approved"
+    remedy = "look at what is open with `policyd approve`, and propose it again"
+
+
+class OnHold(RequestError):
+    code = "audit.on_hold"
+    http_status = 409
+    exit_code = 1
+    title = "A legal hold keeps this"
+    remedy = "have two persons lift the hold, or wait until it is lifted"
+
+
 class Loosens(RequestError):
     code = "workload.loosens"
     http_status = 403
@@ -173,6 +192,12 @@ class Forbidden(RequestError):
     exit_code = 1
     title = "The identity may not act in this scope"
     remedy = "act in a tenant, project and environment that the identity is permitted in"
+
+
+class SamePerson(Forbidden):
+    code = "proposal.same_person"
+    title = "This takes another person"
+    remedy = "have somebody else approve it, with a credential of their own"
 
 
 class WrongHost(RequestError):

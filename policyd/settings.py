@@ -155,6 +155,17 @@ class BudgetSettings(_Section):
     )
 
 
+class ProposalSettings(_Section):
+    """What one person proposes and another approves."""
+
+    ttl_ms: Annotated[int, Field(ge=60_000, le=2_592_000_000)] = Field(
+        604_800_000, description="how long a proposal waits for its second person before it expires"
+    )
+    open_max: Annotated[int, Field(ge=1, le=1_000)] = Field(
+        1_000, description="proposals that may wait; beyond them a new one is refused"
+    )
+
+
 class SimulationSettings(_Section):
     """What ``POST /v1/simulations`` may do beside the decisions."""
 
@@ -272,6 +283,7 @@ class Settings(_Section):
     api: ApiSettings = ApiSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
     budgets: BudgetSettings = BudgetSettings()
+    proposals: ProposalSettings = ProposalSettings()
     simulation: SimulationSettings = SimulationSettings()
     auth: AuthSettings = AuthSettings()
     tls: TlsSettings = TlsSettings()

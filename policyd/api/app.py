@@ -33,11 +33,13 @@ from policyd.api.openapi_batch import BATCH_SHOWN
 from policyd.api.openapi_break_even import BREAK_EVEN_SHOWN
 from policyd.api.openapi_ext_authz import EXT_AUTHZ_SHOWN
 from policyd.api.openapi_log import LOG_SHOWN
+from policyd.api.openapi_proposals import PROPOSALS_SHOWN
 from policyd.api.openapi_reports import REPORTS_SHOWN
 from policyd.api.openapi_settlements import BUDGET_SHOWN
 from policyd.api.openapi_simulations import SIMULATION_SHOWN
 from policyd.api.packing import Packing
 from policyd.api.parts import Parts
+from policyd.api.proposals import ApprovalRequest, HoldRequest, LiftRequest, proposal_router
 from policyd.api.reports import report_router
 from policyd.api.settlements import ExtensionRequest, SettlementRequest, settlement_router
 from policyd.api.simulations import SimulationRequest, simulation_router
@@ -50,11 +52,15 @@ _SHOWN: Final[tuple[type[BaseModel], ...]] = (
     *BREAK_EVEN_SHOWN,
     *BUDGET_SHOWN,
     *EXT_AUTHZ_SHOWN,
+    *PROPOSALS_SHOWN,
     *REPORTS_SHOWN,
     *LOG_SHOWN,
     *SIMULATION_SHOWN,
+    ApprovalRequest,
     BreakEvenRequest,
     ExtensionRequest,
+    HoldRequest,
+    LiftRequest,
     SettlementRequest,
     SimulationRequest,
 )
@@ -105,6 +111,7 @@ def create_app(running: Parts) -> FastAPI:
         log_router(running),
         metrics_router(running, readiness),
         problems.page_router(),
+        proposal_router(running),
         report_router(running),
         settlement_router(running),
         simulation_router(running),

@@ -19,6 +19,7 @@ from policyd.services.reload import Reload
 from policyd.services.repeats import Repeats
 from policyd.services.settlements import Settlements
 from policyd.services.simulations import Simulations
+from policyd.services.two_persons import TwoPersons
 from policyd.settings import Settings
 from policyd.telemetry import Exposition, Telemetry
 
@@ -49,6 +50,9 @@ class Parts(Protocol):
 
     @property
     def settlements(self) -> Settlements: ...
+
+    @property
+    def two_persons(self) -> TwoPersons: ...
 
     @property
     def telemetry(self) -> Telemetry: ...

@@ -30,6 +30,7 @@ from policyd.cli import (
     simulate,
     terminal,
     token,
+    two_persons,
 )
 from policyd.errors import PolicydError
 
@@ -49,11 +50,13 @@ app.command()(break_even.break_even)
 app.command()(serve.serve)
 app.command()(demo.demo)
 app.command()(doctor.doctor)
+app.command()(two_persons.approve)
 app.add_typer(pool.app)
 app.add_typer(budget.app)
 app.add_typer(fleet.app)
 app.add_typer(policy.app)
 audit.app.command()(audit_report.report)
+audit.app.add_typer(two_persons.hold)
 app.add_typer(audit.app)
 app.add_typer(config.app)
 app.add_typer(token.app)

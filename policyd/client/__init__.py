@@ -10,6 +10,7 @@ imports no part of the server, so that a program that only asks stays small.
 
 from policyd.client.clients import AsyncClient, Client
 from policyd.client.documents import (
+    Approval,
     Asked,
     BreakEven,
     Budget,
@@ -18,6 +19,7 @@ from policyd.client.documents import (
     Evaluation,
     Filters,
     Fleet,
+    Hold,
     Model,
     Options,
     Overrides,
@@ -25,6 +27,7 @@ from policyd.client.documents import (
     Pool,
     PoolQuestion,
     PoolSearch,
+    Proposal,
     Readiness,
     Reservation,
     Semantic,
@@ -35,6 +38,7 @@ from policyd.client.documents import (
 )
 
 __all__ = [
+    "Approval",
     "Asked",
     "AsyncClient",
     "BreakEven",
@@ -45,6 +49,7 @@ __all__ = [
     "Evaluation",
     "Filters",
     "Fleet",
+    "Hold",
     "Model",
     "Options",
     "Overrides",
@@ -52,6 +57,7 @@ __all__ = [
     "Pool",
     "PoolQuestion",
     "PoolSearch",
+    "Proposal",
     "Readiness",
     "Reservation",
     "Semantic",

@@ -166,7 +166,7 @@ def extend(decision_id: str, hold_ms: int, request_id: str | None) -> Call[Reser
 def budgets(account: str | None) -> Call[Page[Budget]]:
     """``GET /v1/budgets``, or those of one account."""
     inner = "" if account is None else "/" + "/".join(segment(part) for part in account.split("/"))
-    return Call("GET", f"/v1/budgets{inner}", _page, "page of budgets")
+    return Call("GET", f"/v1/budgets{inner}", page_of, "page of budgets")
 
 
 def break_even(asked: Traffic) -> Call[BreakEven]:
@@ -178,7 +178,7 @@ def break_even(asked: Traffic) -> Call[BreakEven]:
 def search(filters: Filters | None, cursor: str | None, limit: int) -> Call[Page[Entry]]:
     """``GET /v1/decisions``: one page."""
     written = {name: str(value) for name, value in (filters or {}).items()}
-    return Call("GET", "/v1/decisions", _page, "page of decisions", parameters={**written, **_paged(cursor, limit)})
+    return Call("GET", "/v1/decisions", page_of, "page of decisions", parameters={**written, **_paged(cursor, limit)})
 
 
 def report_page(by: str, filters: Mapping[str, str], cursor: str | None) -> Call[Json]:
@@ -213,7 +213,7 @@ def explanation_text(decision_id: str) -> Call[str]:
 
 def pools(cursor: str | None, limit: int) -> Call[Page[Pool]]:
     """``GET /v1/pools``: one page."""
-    return Call("GET", "/v1/pools", _page, "page of pools", parameters=_paged(cursor, limit))
+    return Call("GET", "/v1/pools", page_of, "page of pools", parameters=_paged(cursor, limit))
 
 
 def pool(pool_id: str) -> Call[Pool]:
@@ -223,7 +223,7 @@ def pool(pool_id: str) -> Call[Pool]:
 
 def models(cursor: str | None, limit: int) -> Call[Page[Model]]:
     """``GET /v1/models``: one page."""
-    return Call("GET", "/v1/models", _page, "page of models", parameters=_paged(cursor, limit))
+    return Call("GET", "/v1/models", page_of, "page of models", parameters=_paged(cursor, limit))
 
 
 def fleet() -> Call[Fleet]:
@@ -271,14 +271,14 @@ def segment(name: str) -> str:
     return quote(name, safe="")
 
 
-def _with(document: type[Found], **kinds: type) -> Callable[[bytes], Found | None]:
+def _with(document: type[Found], /, **kinds: type) -> Callable[[bytes], Found | None]:
     """Reads an object that has these fields of these kinds; the others are the server's to choose."""
 
     shaped = fields(document, **kinds)
     return lambda body: shaped(json_of(body))
 
 
-def fields(document: type[Found], **kinds: type) -> Callable[[Any], Found | None]:
+def fields(document: type[Found], /, **kinds: type) -> Callable[[Any], Found | None]:
     """As ``_with``, of a value."""
 
     def read(found: Any) -> Found | None:
@@ -322,7 +322,8 @@ def _answered(item: Any) -> Decision | PolicydError | None:
 _reservation: Final = _with(Reservation, id=str, state=str, accounts=list, audit=dict)
 
 
-def _page(body: bytes) -> Any:
+def page_of(body: bytes) -> Any:
+    """A page of a list."""
     found = json_of(body)
     if not isinstance(found, dict) or not isinstance(found.get("items"), list):
         return None

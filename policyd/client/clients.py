@@ -40,6 +40,7 @@ from policyd.client.documents import (
     Usage,
     Workload,
 )
+from policyd.client.two_persons import AsyncTwoPersons, TwoPersons
 from policyd.errors import AuditRolledBack, PolicydError, SplitView
 
 Found = TypeVar("Found")
@@ -49,7 +50,7 @@ PAGE_LIMIT: Final = 100
 POOLS_LIMIT: Final = 1_000
 
 
-class Client:
+class Client(TwoPersons):
     """A policyd server, asked from code that waits. Safe to share between threads; close it, or use ``with``."""
 
     def __init__(self, address: str, **given: Unpack[Given]) -> None:
@@ -248,7 +249,7 @@ class Client:
         return self.send(calls.live())
 
 
-class AsyncClient:
+class AsyncClient(AsyncTwoPersons):
     """A policyd server, asked from coroutines of one event loop. Close it with ``aclose``, or use ``async with``."""
 
     def __init__(self, address: str, **given: Unpack[Given]) -> None:

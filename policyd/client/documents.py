@@ -326,6 +326,41 @@ class Budget(TypedDict):
     projected_exhaustion: str | None
 
 
+class Proposal(TypedDict):
+    """What one person has proposed, for another to approve; ``tenant`` None concerns all of them."""
+
+    id: str
+    action: str
+    tenant: str | None
+    digest: str
+    document: Json
+    proposed_by: str
+    proposed_at: str
+    expires_at: str
+    audit: NotRequired[Position]
+
+
+class Approval(TypedDict):
+    """What was approved, and what it did; ``approval`` is the id of its entry."""
+
+    id: str
+    action: str
+    tenant: str | None
+    approval: str
+    result: Json
+    audit: Position
+
+
+class Hold(TypedDict):
+    """A legal hold in force; ``subject`` None covers all that belongs to the tenant."""
+
+    id: str
+    tenant: str
+    subject: str | None
+    reason: str
+    placed_at: str
+
+
 class Pool(TypedDict):
     """A pool with its declared facts; None is a fact that nobody declared."""
 

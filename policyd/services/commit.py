@@ -1,4 +1,4 @@
-"""The one transaction of the service: idempotency → admit → append → tree → commit.
+"""The one transaction of the service: idempotency → deeds of two persons → admit → append → tree → commit.
 
 Rules: a refused entry does not refuse the rest of its batch; after a rollback whatever was remembered of the log is
 read again; a commit into a place that is not the log any more is a failure and no success.
@@ -18,29 +18,35 @@ from audit.store import Position, Tail
 from audit.stores import OpenLog
 from policyd.errors import AuditError, PolicydError
 from policyd.ledger.store import Operation
+from policyd.services.actions import PERFORM
 from policyd.services.admission import Admission
 from policyd.services.checkpoints import Checkpoints, LogFiles
 from policyd.services.idempotency import Claim, KeyRows
+from policyd.services.proposals import Deed, Deeds, Effect
 
 Outcome = Position | PolicydError
-"""What a submission is answered with; one that asked something of the ledger, with an ``AdmittedPosition``."""
+"""What a submission is answered with; one that asked something of the ledger or did something by two
+persons, with an ``AdmittedPosition``."""
 
 
 @dataclass(frozen=True, slots=True)
 class AdmittedPosition(Position):
-    """Where an entry stands, and what the ledger said: the ``admission`` or ``accounts`` of its record."""
+    """Where an entry stands, and what the ledger said: the ``admission`` or ``accounts`` of its record. Of a deed, what
+    it did."""
 
     admission: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """An entry to append, the blobs that it names, the idempotency key that it uses up, and what it does to budgets."""
+    """An entry to append, the blobs that it names, the idempotency key that it uses up, and what it does to budgets or
+    to proposals."""
 
     entry: Entry
     blobs: tuple[Blob, ...] = ()
     claim: Claim | None = None
     operation: Operation | None = None
+    deed: Deed | None = None
 
 
 Batch = Sequence[Submission]
@@ -59,6 +65,7 @@ class Commit:
             self._tail: Tail | None = Tail.read(self._connection, log.number)
             self._keys = KeyRows(self._connection, keys_max)
             self._admission = Admission(self._connection, log.number)
+            self._deeds = Deeds(PERFORM)
             self._checkpoints = Checkpoints(self._connection, files, log.origin, log.number)
         self._checkpoints.committed()
         self.entries_total = self._tail.next_index
@@ -110,17 +117,22 @@ class Commit:
             refused.update(self._keys.refused(self._connection, claims))
             kept = {name: claim for name, claim in claims.items() if name not in refused}
             refused.update(self._keys.keep(self._connection, kept))
+        performed = self._deeds.judge(self._connection, (each for each in batch if each.entry.id not in refused))
+        refused.update(performed.refused)
         taken = [each for each in batch if each.entry.id not in refused]
         judged = self._admission.judge(self._connection, taken)
         refused.update(judged.refused)
-        if claims.keys() & judged.refused.keys():
+        if claims.keys() & (judged.refused.keys() | performed.refused.keys()):
             raise _KeyUsedUp
+        entries = judged.entries if not performed.effects else _with_effects(judged.entries, performed.effects)
         blobs = {blob.digest: blob for each in taken for blob in each.blobs}
-        positions = store.append(self._connection, judged.entries, blobs.values(), tail=self._tail)
+        positions = store.append(self._connection, entries, blobs.values(), tail=self._tail)
         self._admission.write(self._connection)
-        placed = dict(zip((entry.id for entry in judged.entries), positions, strict=True))
+        placed = dict(zip((entry.id for entry in entries), positions, strict=True))
         for name, admission in judged.admissions.items():
             placed[name] = AdmittedPosition(placed[name].index, placed[name].leaf_hash, admission)
+        for name, effect in performed.effects.items():
+            placed[name] = AdmittedPosition(placed[name].index, placed[name].leaf_hash, effect.told)
         return placed
 
     def _forget(self) -> None:
@@ -130,6 +142,12 @@ class Commit:
         self._admission.forget()
         with self._connection.begin():
             self._keys.recount(self._connection)
+
+
+def _with_effects(entries: Sequence[Entry], effects: Mapping[str, Effect]) -> list[Entry]:
+    """What two persons have done follows the entry of the approval."""
+    following = {name: effect.entries for name, effect in effects.items()}
+    return [each for entry in entries for each in (entry, *following.get(entry.id, ()))]
 
 
 class _KeyUsedUp(Exception):

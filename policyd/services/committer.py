@@ -21,6 +21,7 @@ from policyd.services.commit import Outcome, Submission
 from policyd.services.data_directory import DataDirectory
 from policyd.services.forecast import Forecast
 from policyd.services.idempotency import Claim
+from policyd.services.proposals import Deed
 from policyd.services.writer import CommitLimits, Writer
 from policyd.telemetry import Telemetry
 
@@ -114,16 +115,17 @@ class Committer:
         blobs: Iterable[Blob] = (),
         claim: Claim | None = None,
         operation: Operation | None = None,
+        deed: Deed | None = None,
     ) -> Position:
         """Append an entry, and the blobs that the log does not hold yet; answers when both are durable.
 
         With a ``claim`` its row is written in the same transaction; when the key is taken, ``KeyInProgress`` is raised
-        and nothing is recorded. An ``operation`` of the ledger is part of that transaction too, and the answer is an
-        ``AdmittedPosition``.
+        and nothing is recorded. An ``operation`` of the ledger or a ``deed`` of two persons is part of that transaction
+        too, and the answer is an ``AdmittedPosition``.
         Raises ``Overloaded`` when the queue is full, and ``AuditError`` when the entry was not recorded, or when that
         cannot be said. A caller that is cancelled may leave its entry in the log.
         """
-        return await self.enqueue(Submission(entry, tuple(blobs), claim, operation))
+        return await self.enqueue(Submission(entry, tuple(blobs), claim, operation, deed))
 
     def enqueue(self, submission: Submission) -> asyncio.Future[Position]:
         """As ``submit``, for who cannot wait: what it would wait for."""

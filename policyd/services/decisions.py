@@ -35,6 +35,7 @@ from policyd.services.commit import AdmittedPosition
 from policyd.services.frames import Framed, Frames
 from policyd.services.idempotency import Claim
 from policyd.services.permission import require_scope, told_to
+from policyd.services.proposals import Deed
 from policyd.services.reservations import admitted, reservation_of
 from policyd.services.sheets import SheetBook
 from policyd.telemetry import Stages, Telemetry
@@ -55,8 +56,17 @@ class Log(Protocol):
     ) -> Position: ...
 
 
-class WrittenLog(Log, Protocol):
+class WrittenLog(Protocol):
     """The log with what is known of its writer, which may be another process."""
+
+    async def submit(
+        self,
+        entry: Entry,
+        blobs: Sequence[Blob] = (),
+        claim: Claim | None = None,
+        operation: Operation | None = None,
+        deed: Deed | None = None,
+    ) -> Position: ...
 
     @property
     def healthy(self) -> bool: ...

@@ -2,7 +2,7 @@
 
     frame = length (4 bytes, big-endian, of what follows) · kind (1 byte) · payload
       append   API process → writer   4 bytes length · JSON, a list an entry: ticket, kind, id, time, body length,
-                                      search, terms, blobs, claim, operation · the bodies and blob contents, one
+                                      search, terms, blobs, claim, operation, deed · the bodies and blob contents, one
                                       after the other
       answers  writer → API process   JSON [[ticket, index, leaf hash, admission or null] or [ticket, code, detail]]
       told     either way             a JSON object
@@ -15,7 +15,7 @@ It refuses to guess: there is no resynchronisation and no partial frame.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, fields
 from functools import lru_cache
 from typing import Any, Final
 
@@ -31,15 +31,19 @@ from policyd.errors import (
     KeyInProgress,
     KeyReused,
     NotFound,
+    OnHold,
     Overloaded,
     PolicydError,
+    ProposalClosed,
     ReservationConflict,
+    SamePerson,
 )
 from policyd.ledger.rules import UNITS, Charge, Limit, Reservation, Unit
 from policyd.ledger.store import Extension, Operation, Settlement, Void
 from policyd.ledger.windows import WINDOWS, Window
 from policyd.services.commit import AdmittedPosition, Outcome, Submission
 from policyd.services.idempotency import Claim
+from policyd.services.proposals import Approve, Deed, Propose
 
 APPEND: Final = 1
 ANSWERS: Final = 2
@@ -74,7 +78,10 @@ class Appended:
 
 _ERRORS: Final[Mapping[str, type[PolicydError]]] = {
     error.code: error
-    for error in (AmountInvalid, AuditError, KeyInProgress, KeyReused, NotFound, Overloaded, ReservationConflict)
+    for error in (
+        *(AmountInvalid, AuditError, KeyInProgress, KeyReused, NotFound, Overloaded, ReservationConflict),
+        *(OnHold, ProposalClosed, SamePerson),
+    )
 }
 """What the writer answers with; anything else arrives as ``AuditError``."""
 
@@ -120,7 +127,7 @@ def _append_frame(submissions: Sequence[Ticketed]) -> bytes:
         claim = submission.claim
         claimed = claim and [claim.scope.hex(), claim.request.hex(), claim.now_us, claim.expires_us]
         asked = None if submission.operation is None else _operation_json(submission.operation)
-        table.append([*place, astuple(entry.search), entry.terms, blobs, claimed, asked])
+        table.append([*place, astuple(entry.search), entry.terms, blobs, claimed, asked, _deed_json(submission.deed)])
         contents.append(entry.body)
         contents += [blob.content for blob in submission.blobs]
     head = orjson.dumps(table)
@@ -212,14 +219,14 @@ def _submissions(payload: bytes) -> Iterator[Ticketed]:
         at += length
         return payload[at - length : at]
 
-    for ticket, kind, entry_id, time_us, length, search, terms, blobs, claimed, asked in table:
+    for ticket, kind, entry_id, time_us, length, search, terms, blobs, claimed, asked, deed in table:
         if type(ticket) is not int:
             raise ValueError("a ticket is no number")
         entry = Entry(kind, entry_id, time_us, take(length), Search(*search), _terms(terms))
         contents = tuple(Blob(digest, of, take(size), _terms(found)) for digest, of, size, found in blobs)
         claim = None if claimed is None else _claim(*claimed)
         operation = None if asked is None else _operation(asked)
-        yield Ticketed(ticket, Submission(entry, contents, claim, operation))
+        yield Ticketed(ticket, Submission(entry, contents, claim, operation, None if deed is None else _deed(*deed)))
     if at != len(payload):
         raise ValueError("bytes are left over")
 
@@ -232,6 +239,26 @@ def _claim(scope: str, request: str, now_us: int, expires_us: int) -> Claim:
 
 def _terms(pairs: Any) -> tuple[tuple[str, str], ...]:
     return tuple((name, value) for name, value in pairs)
+
+
+_DEEDS: Final[Mapping[str, type[Deed]]] = {"propose": Propose, "approve": Approve}
+
+
+def _deed_json(deed: Deed | None) -> list[Any] | None:
+    return None if deed is None else ["propose" if isinstance(deed, Propose) else "approve", *astuple(deed)]
+
+
+def _deed(name: str, *values: Any) -> Deed:
+    """What an API process does to proposals; whether it may is for the rows to say."""
+    kind = _DEEDS[name]
+    types = {"tenant": (str, type(None)), "expires_us": (int,), "open_max": (int,)}
+    for field, value in zip(fields(kind), values, strict=True):
+        if type(value) not in types.get(field.name, (str,)):
+            raise ValueError(f"a deed has a {field.name} that is none")
+    deed = kind(*values)
+    if isinstance(deed, Approve) and not is_entry_id(deed.proposal):
+        raise ValueError("an approval without a proposal")
+    return deed
 
 
 def _operation_json(operation: Operation) -> list[Any]:

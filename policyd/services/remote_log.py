@@ -36,6 +36,7 @@ from policyd.services.link import (
     append_frames,
     told_frame,
 )
+from policyd.services.proposals import Deed
 
 CLOSE_WAIT_S: Final = 5.0
 _log: Final = logging.getLogger(__name__)
@@ -142,6 +143,7 @@ class RemoteLog(_End):
         blobs: Iterable[Blob] = (),
         claim: Claim | None = None,
         operation: Operation | None = None,
+        deed: Deed | None = None,
     ) -> Position:
         """As ``Committer.submit``: answers when the entry is durable."""
         if self.fault is not None:
@@ -156,7 +158,7 @@ class RemoteLog(_End):
         self._idle.clear()
         if not self._waiting:
             self._loop.call_soon(self._send)
-        self._waiting.append(Ticketed(ticket, Submission(entry, tuple(blobs), claim, operation)))
+        self._waiting.append(Ticketed(ticket, Submission(entry, tuple(blobs), claim, operation, deed)))
         return await answer
 
     async def close(self) -> None:

@@ -44,7 +44,15 @@ def test_the_commands_are_those_of_the_contract() -> None:
         *("pool list", "pool show", "fleet check", "fleet import", "policy check", "policy test"),
         *("config show", "config schema", "audit search", "audit show", "audit report", "token new"),
         *("budget list", "budget show", "audit verify", "audit receipt", "audit export", "audit rotate-key"),
-        "audit cosign",
+        *(
+            "audit backup",
+            "audit restore",
+            "audit cosign",
+            "approve",
+            "audit hold place",
+            "audit hold lift",
+            "audit hold list",
+        ),
     }
 
 

@@ -1,0 +1,107 @@
+"""What takes two persons, over HTTP: proposing, listing what waits, approving; and the legal holds in force.
+
+Rules: proposing changes nothing but the log; who may neither propose, approve nor read such a thing does not see it;
+what an approval does is in the same transaction as its entry.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+
+import orjson
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from pydantic import Field, StringConstraints
+
+from policyd.api.bodies import read_json
+from policyd.api.callers import principal_of
+from policyd.api.openapi_proposals import APPROVE, HOLDS, LIFT, PLACE, PROPOSALS
+from policyd.api.parts import Parts
+from policyd.api.problems import request_id_of
+from policyd.api.queries import parameters
+from policyd.core.workload import Given, Name
+from policyd.services.two_persons import proposal_json
+
+Subject = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+"""The name of a principal, such as ``oidc:4711``."""
+Reason = Annotated[str, StringConstraints(min_length=1, max_length=500)]
+
+
+class HoldRequest(Given):
+    """Body of ``POST /v1/log/holds``: what must be kept, and why. Without ``subject``, all that belongs to the tenant.
+
+    The reason is in the log for as long as the log is kept, so name a case and not a person.
+    """
+
+    tenant: Name
+    subject: Subject | None = None
+    reason: Reason
+
+
+class LiftRequest(Given):
+    """Body of ``POST /v1/log/holds/{id}/lifting``: why the hold is no longer needed."""
+
+    reason: Reason
+
+
+class ApprovalRequest(Given):
+    """Body of ``POST /v1/proposals/{id}/approval``: the digest of the proposal as it was read, to approve no other."""
+
+    digest: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")] | None = None
+
+
+def proposal_router(parts: Parts) -> APIRouter:
+    """The routes of two persons."""
+    router = APIRouter(prefix="/v1", tags=["two persons"])
+    body_max_bytes = parts.settings.api.body_max_bytes
+
+    @router.get("/proposals", summary="What waits for a second person", **PROPOSALS)
+    async def proposals(request: Request) -> Response:
+        """The open proposals that the caller may see, oldest first."""
+        parameters(request, ())
+        found = await parts.two_persons.waiting(principal_of(request))
+        return _json({"items": [proposal_json(proposal) for proposal in found], "next": None})
+
+    @router.post("/proposals/{id}/approval", summary="Approve a proposal, and have it done", **APPROVE)
+    async def approve(id: str, request: Request) -> Response:
+        """By another person than the one who proposed it, once."""
+        parameters(request, ())
+        body = await read_json(request, ApprovalRequest, body_max_bytes)
+        principal = principal_of(request)
+        return _json(await parts.two_persons.approve(id, principal, request_id_of(request), body.digest))
+
+    @router.get("/log/holds", summary="The legal holds in force", **HOLDS)
+    async def holds(request: Request) -> Response:
+        """Those of the tenants whose log the caller may read."""
+        parameters(request, ())
+        found = await parts.two_persons.holds_in_force(principal_of(request))
+        return _json({"items": [hold.to_json() for hold in found], "next": None})
+
+    @router.post("/log/holds", summary="Propose a legal hold", **PLACE)
+    async def place(request: Request) -> Response:
+        """Once it is approved, nothing that it covers is erased or removed."""
+        parameters(request, ())
+        body = await read_json(request, HoldRequest, body_max_bytes)
+        document = body.model_dump(exclude={"tenant"}, exclude_none=True)
+        return await _proposed(request, "hold.place", body.tenant, document)
+
+    @router.post("/log/holds/{id}/lifting", summary="Propose to lift a legal hold", **LIFT)
+    async def lift(id: str, request: Request) -> Response:
+        """Once it is approved, the hold is over."""
+        parameters(request, ())
+        body = await read_json(request, LiftRequest, body_max_bytes)
+        hold = await parts.two_persons.hold(id, principal_of(request))
+        return await _proposed(request, "hold.lift", hold.tenant, {"hold": hold.id, "reason": body.reason})
+
+    async def _proposed(request: Request, action: str, tenant: str | None, document: dict[str, Any]) -> Response:
+        principal = principal_of(request)
+        return _json(await parts.two_persons.propose(action, tenant, document, principal, request_id_of(request)))
+
+    return router
+
+
+def _json(document: dict[str, Any]) -> Response:
+    return Response(orjson.dumps(document), headers=_NO_STORE, media_type="application/json")
+
+
+_NO_STORE: Final = {"Cache-Control": "no-store"}

@@ -1,0 +1,121 @@
+"""What takes two persons: the calls that propose it, list what waits, and approve it.
+
+Rules: a proposal that was sent twice is two proposals, and an approval is good once, so neither is repeated by itself.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, Final, TypeVar
+
+from policyd.client.calls import Call, encoded, fields, headers, page_of, segment
+from policyd.client.documents import Approval, Hold, Page, Proposal
+from policyd.client.problems import json_of
+
+Found = TypeVar("Found")
+
+
+class TwoPersons(ABC):
+    """What a client that waits can do of it."""
+
+    @abstractmethod
+    def send(self, call: Call[Found]) -> Found:
+        """Send a call and wait for its answer."""
+
+    def proposals(self) -> Page[Proposal]:
+        """What waits for a second person, as far as the caller may see it."""
+        return self.send(_proposals())
+
+    def approve(self, proposal_id: str, *, digest: str | None = None, request_id: str | None = None) -> Approval:
+        """Approve what another person has proposed, and have it done; ``digest`` is that of what was read."""
+        return self.send(_approve(proposal_id, digest, request_id))
+
+    def holds(self) -> Page[Hold]:
+        """The legal holds in force."""
+        return self.send(_holds())
+
+    def propose_hold(
+        self, tenant: str, reason: str, *, subject: str | None = None, request_id: str | None = None
+    ) -> Proposal:
+        """Propose that nothing of the tenant, or of one principal there, is erased or removed."""
+        return self.send(_propose_hold(tenant, subject, reason, request_id))
+
+    def propose_lifting(self, hold_id: str, reason: str, *, request_id: str | None = None) -> Proposal:
+        """Propose to lift a legal hold."""
+        return self.send(_propose_lifting(hold_id, reason, request_id))
+
+
+class AsyncTwoPersons(ABC):
+    """The same, awaited."""
+
+    @abstractmethod
+    async def send(self, call: Call[Found]) -> Found:
+        """Send a call and await its answer."""
+
+    async def proposals(self) -> Page[Proposal]:
+        """What waits for a second person, as far as the caller may see it."""
+        return await self.send(_proposals())
+
+    async def approve(self, proposal_id: str, *, digest: str | None = None, request_id: str | None = None) -> Approval:
+        """Approve what another person has proposed, and have it done; ``digest`` is that of what was read."""
+        return await self.send(_approve(proposal_id, digest, request_id))
+
+    async def holds(self) -> Page[Hold]:
+        """The legal holds in force."""
+        return await self.send(_holds())
+
+    async def propose_hold(
+        self, tenant: str, reason: str, *, subject: str | None = None, request_id: str | None = None
+    ) -> Proposal:
+        """Propose that nothing of the tenant, or of one principal there, is erased or removed."""
+        return await self.send(_propose_hold(tenant, subject, reason, request_id))
+
+    async def propose_lifting(self, hold_id: str, reason: str, *, request_id: str | None = None) -> Proposal:
+        """Propose to lift a legal hold."""
+        return await self.send(_propose_lifting(hold_id, reason, request_id))
+
+
+def _proposals() -> Call[Page[Proposal]]:
+    """``GET /v1/proposals``."""
+    return Call("GET", "/v1/proposals", page_of, "page of proposals")
+
+
+def _holds() -> Call[Page[Hold]]:
+    """``GET /v1/log/holds``."""
+    return Call("GET", "/v1/log/holds", page_of, "page of holds")
+
+
+def _approve(proposal_id: str, digest: str | None, request_id: str | None) -> Call[Approval]:
+    """``POST /v1/proposals/{id}/approval``."""
+    path = f"/v1/proposals/{segment(proposal_id)}/approval"
+    content = encoded({} if digest is None else {"digest": digest})
+    sent = headers(request_id=request_id)
+    return Call("POST", path, _approval, "approval", content=content, headers=sent, repeatable=False)
+
+
+def _propose_hold(tenant: str, subject: str | None, reason: str, request_id: str | None) -> Call[Proposal]:
+    """``POST /v1/log/holds``."""
+    about = {} if subject is None else {"subject": subject}
+    return _propose("/v1/log/holds", {"tenant": tenant, **about, "reason": reason}, request_id)
+
+
+def _propose_lifting(hold_id: str, reason: str, request_id: str | None) -> Call[Proposal]:
+    """``POST /v1/log/holds/{id}/lifting``."""
+    return _propose(f"/v1/log/holds/{segment(hold_id)}/lifting", {"reason": reason}, request_id)
+
+
+def _propose(path: str, document: dict[str, Any], request_id: str | None) -> Call[Proposal]:
+    sent = headers(request_id=request_id)
+    return Call("POST", path, _proposal, "proposal", content=encoded(document), headers=sent, repeatable=False)
+
+
+_shaped_proposal: Final = fields(Proposal, id=str, action=str, digest=str, document=dict)
+_shaped_approval: Final = fields(Approval, id=str, action=str, approval=str, result=dict)
+
+
+def _proposal(body: bytes) -> Proposal | None:
+    return _shaped_proposal(json_of(body))
+
+
+def _approval(body: bytes) -> Approval | None:
+    return _shaped_approval(json_of(body))

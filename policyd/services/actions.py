@@ -1,0 +1,31 @@
+"""The actions that take two persons: one row each. To add one: a row here, and rows of Casbin for its object.
+
+Rules: whoever proposes needs the permission ``propose`` on the action's object, whoever approves ``approve``, each in
+the tenant that the action concerns, or in all when it concerns none; ``local`` has neither, whatever the rows say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from policyd.services import holds
+from policyd.services.proposals import Perform
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """What two persons can do. ``obj`` is the object of Casbin; ``perform`` does it in the writer's transaction."""
+
+    name: str
+    obj: str
+    perform: Perform
+
+
+_ROWS: Final = (
+    Action("hold.place", "holds", holds.place),
+    Action("hold.lift", "holds", holds.lift),
+)
+ACTIONS: Final[Mapping[str, Action]] = {action.name: action for action in _ROWS}
+PERFORM: Final[Mapping[str, Perform]] = {action.name: action.perform for action in _ROWS}

@@ -1,0 +1,248 @@
+"""Proposals of one person that another approves, as rows beside the log, and what the writer does with them.
+
+    propose ──an entry──► open ──approved by another: entry and action in one transaction──► done
+                           └────────────── time passes ──────────────► expired
+
+Rules: a proposal names its action whole, by a digest over a document that never changes; whoever approves is another
+one than whoever proposed; a proposal is used once, and everything about that is judged again in the writer's
+transaction, where nobody comes between; what a row said of persons is gone when it is done. The table comes from
+``audit/migrations``. It owns no transaction: ``policyd.services.commit`` does.
+It refuses: to approve what is done, expired, unknown, other than what was read, or one's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+from uuid import UUID
+
+import orjson
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    delete,
+    func,
+    select,
+    update,
+)
+
+from audit.record import Entry
+from policyd.errors import NotFound, Overloaded, PolicydError, ProposalClosed, SamePerson
+
+PROPOSALS: Final = Table(
+    "proposal",
+    MetaData(),
+    Column("id", LargeBinary, primary_key=True),
+    Column("state", SmallInteger, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("tenant", Text, nullable=True),
+    Column("digest", Text, nullable=False),
+    Column("document", Text, nullable=False),
+    Column("proposer", Text, nullable=False),
+    Column("time_us", BigInteger, nullable=False),
+    Column("expires_us", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+OPEN: Final = 0
+DONE: Final = 1
+KEPT_US: Final = 30 * 86_400_000_000
+"""How long a row outlives its proposal, so that who comes late is told what became of it; the entries stay."""
+NO_PROPOSAL_REMEDY: Final = "take the id from `GET /v1/proposals` or `policyd approve`"
+
+
+@dataclass(frozen=True, slots=True)
+class Propose:
+    """Open a proposal under the id of its entry. ``document`` is JSON; ``tenant`` None concerns all of them."""
+
+    action: str
+    tenant: str | None
+    digest: str
+    document: str
+    proposer: str
+    expires_us: int
+    open_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class Approve:
+    """Do what a proposal says. ``digest`` is that of what the approver has read."""
+
+    proposal: str
+    digest: str
+    approver: str
+
+
+Deed = Propose | Approve
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A proposal as it is kept."""
+
+    id: str
+    state: int
+    action: str
+    tenant: str | None
+    digest: str
+    document: dict[str, Any]
+    proposer: str
+    time_us: int
+    expires_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Approved:
+    """What an action is told: the proposal, who approved it with which entry, and when."""
+
+    proposal: Proposal
+    approval: str
+    approver: str
+    time_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What an action has done: what the approver is told, and the entries that follow the approval."""
+
+    told: Mapping[str, Any] = field(default_factory=dict)
+    entries: tuple[Entry, ...] = ()
+
+
+Perform = Callable[[Connection, Approved], Effect]
+"""Does it, in the writer's transaction. Raises ``PolicydError`` before it has written anything."""
+
+
+class Submitted(Protocol):
+    """What is judged: an entry, and what it does to proposals."""
+
+    @property
+    def entry(self) -> Entry: ...
+
+    @property
+    def deed(self) -> Deed | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Performed:
+    """Of each submission with a deed, by entry id: what it did, or why it is refused."""
+
+    effects: Mapping[str, Effect]
+    refused: Mapping[str, PolicydError]
+
+
+NOTHING: Final = Performed({}, {})
+
+
+class Deeds:
+    """The proposals behind the writer's connection; ``actions`` by name."""
+
+    def __init__(self, actions: Mapping[str, Perform]) -> None:
+        self._actions = actions
+
+    def judge(self, connection: Connection, batch: Iterable[Submitted]) -> Performed:
+        """Open and perform what the batch brings, in its order."""
+        asked = [(each.entry, each.deed) for each in batch if each.deed is not None]
+        if not asked:
+            return NOTHING
+        effects: dict[str, Effect] = {}
+        refused: dict[str, PolicydError] = {}
+        for entry, deed in asked:
+            try:
+                if isinstance(deed, Propose):
+                    effects[entry.id] = self._open(connection, entry, deed)
+                else:
+                    effects[entry.id] = self._perform(connection, entry, deed)
+            except PolicydError as error:
+                refused[entry.id] = error
+        return Performed(effects, refused)
+
+    def _open(self, connection: Connection, entry: Entry, deed: Propose) -> Effect:
+        if deed.action not in self._actions:
+            raise NotFound(f"there is no action {deed.action!r}")
+        connection.execute(delete(PROPOSALS).where(PROPOSALS.c.expires_us <= entry.time_us - KEPT_US))
+        is_open = (PROPOSALS.c.state == OPEN, PROPOSALS.c.expires_us > entry.time_us)
+        count = connection.execute(select(func.count()).select_from(PROPOSALS).where(*is_open)).scalar_one()
+        if count >= deed.open_max:
+            raise Overloaded(f"{count} proposals wait for approval, the most that proposals.open_max admits")
+        connection.execute(
+            PROPOSALS.insert(),
+            {
+                "id": UUID(entry.id).bytes,
+                "state": OPEN,
+                "action": deed.action,
+                "tenant": deed.tenant,
+                "digest": deed.digest,
+                "document": deed.document,
+                "proposer": deed.proposer,
+                "time_us": entry.time_us,
+                "expires_us": deed.expires_us,
+            },
+        )
+        return Effect({"proposal": entry.id, "digest": deed.digest})
+
+    def _perform(self, connection: Connection, entry: Entry, deed: Approve) -> Effect:
+        proposal = stored(connection, deed.proposal)
+        if proposal is None:
+            raise NotFound(f"there is no proposal {deed.proposal}", remedy=NO_PROPOSAL_REMEDY)
+        check_open(proposal, deed.approver, deed.digest, entry.time_us)
+        of_this = PROPOSALS.c.id == UUID(proposal.id).bytes
+        # Another writer of the database may be approving it at this moment: the second one finds it done.
+        closed = connection.execute(
+            update(PROPOSALS).where(of_this, PROPOSALS.c.state == OPEN).values(state=DONE, document="{}", proposer="")
+        ).rowcount
+        if closed != 1:
+            raise ProposalClosed(f"proposal {proposal.id} was approved just before")
+        try:
+            return self._actions[proposal.action](
+                connection, Approved(proposal, entry.id, deed.approver, entry.time_us)
+            )
+        except PolicydError:
+            values = {"state": OPEN, "document": orjson.dumps(proposal.document).decode()}
+            connection.execute(update(PROPOSALS).where(of_this).values(**values, proposer=proposal.proposer))
+            raise
+
+
+def check_open(proposal: Proposal, approver: str, digest: str | None, time_us: int) -> None:
+    """Raise ``ProposalClosed`` or ``SamePerson`` unless this person may approve it now."""
+    if proposal.state != OPEN:
+        raise ProposalClosed(f"proposal {proposal.id} was approved already, and is used up")
+    if proposal.expires_us <= time_us:
+        raise ProposalClosed(f"proposal {proposal.id} has expired; propose it again")
+    if digest is not None and digest != proposal.digest:
+        raise ProposalClosed(
+            f"proposal {proposal.id} is {proposal.digest}, and not what was read",
+            remedy="read the proposal again, and approve what it says",
+        )
+    if approver == proposal.proposer:
+        raise SamePerson(f"{approver!r} has proposed {proposal.id}, so another person must approve it")
+
+
+def stored(connection: Connection, proposal_id: str) -> Proposal | None:
+    """The proposal with this id."""
+    row = connection.execute(select(PROPOSALS).where(PROPOSALS.c.id == UUID(proposal_id).bytes)).one_or_none()
+    return None if row is None else _proposal(row)
+
+
+def waiting(connection: Connection, time_us: int, limit: int) -> Sequence[Proposal]:
+    """The proposals that may be approved at this time, oldest first."""
+    rows = connection.execute(
+        select(PROPOSALS)
+        .where(PROPOSALS.c.state == OPEN, PROPOSALS.c.expires_us > time_us)
+        .order_by(PROPOSALS.c.time_us, PROPOSALS.c.id)
+        .limit(limit)
+    )
+    return [_proposal(row) for row in rows]
+
+
+def _proposal(row: Any) -> Proposal:
+    names = ("state", "action", "tenant", "digest")
+    kept = {name: getattr(row, name) for name in names}
+    times = {"proposer": row.proposer, "time_us": row.time_us, "expires_us": row.expires_us}
+    return Proposal(id=str(UUID(bytes=row.id)), document=orjson.loads(row.document), **kept, **times)
