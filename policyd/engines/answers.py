@@ -8,7 +8,6 @@ their escaped form and would compare, count and print them differently from the 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -26,7 +25,8 @@ MAX_ITEMS: Final = 1000
 """Most elements of one exported set for one pool."""
 
 _MAX_DEPTH: Final = 24
-_DOUBTFUL: Final = re.compile(rb"\\|[0-9]{15}|[0-9][.eE]")
+_NUMBERS_ALIKE: Final = bytes.maketrans(b"123456789eE", b"000000000..")
+_LONG_NUMBER: Final = b"0" * 15
 _FORBIDDEN: Final = frozenset('"\\') | frozenset(map(chr, range(0x20)))
 
 
@@ -75,9 +75,11 @@ def question_fault(input_json: bytes) -> str | None:
     if not isinstance(document, dict):
         return "the question is no JSON object"
     # Every forbidden character is escaped in JSON, and every forbidden number is long or has a fraction or exponent: so
-    # most questions are told apart without looking at each value.
-    plain = _DOUBTFUL.search(input_json) is None and input_json.count(b"{") + input_json.count(b"[") < _MAX_DEPTH
-    return None if plain else unrepresentable(document)
+    # most questions are told apart without looking at each value. A regular expression takes ten times as long.
+    alike = input_json.translate(_NUMBERS_ALIKE)
+    doubtful = b"\\" in input_json or b"0." in alike or _LONG_NUMBER in alike
+    nested = input_json.count(b"{") + input_json.count(b"[") >= _MAX_DEPTH
+    return unrepresentable(document) if doubtful or nested else None
 
 
 def answer_from(exports: Mapping[str, Any], package: Package) -> Answer:
