@@ -11,7 +11,7 @@ The fields of a body, all optional for this package, in the words of the product
     workload                as normalised, floors applied: tenant, project, environment, model, data, demand, …
     outcome denied_by       allow, deny or error, and why nothing was left
     ranked                  pools in order, with score, components and cost in micro-USD
-    admission accounts      what it holds or changes of budgets, with every balance afterwards
+    admission accounts      what it holds or changes of budgets, with every balance afterwards (``docs/reference/evidence.md``)
     sheet facts             digests of blobs: the verdict for every pool, and what was measured at that minute
     policy fleet engine     commits and digests of the revisions, engine and version
     obligations waivers approvers mode   what the answer binds to
@@ -27,6 +27,7 @@ It refuses: floats, larger integers, dates and other objects, bodies over 65,535
 from __future__ import annotations
 
 import re
+from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
@@ -226,7 +227,7 @@ def digest(content: bytes) -> str:
 
 
 def encode(fields: Mapping[str, Any], salt: bytes) -> bytes:
-    """The canonical bytes of a body: sorted ASCII keys, no blanks, ``salt`` added in hex.
+    """The canonical bytes of a body: sorted ASCII keys, no blanks, ``salt`` added in Base64 without padding.
 
     ``salt`` is at least 16 random bytes, new for each entry. Raises ``RecordInvalid`` naming the path of what does not
     fit; the length is checked by ``Entry``.
@@ -236,13 +237,18 @@ def encode(fields: Mapping[str, Any], salt: bytes) -> bytes:
     if "salt" in fields:
         raise RecordInvalid("the body names its own salt")
     try:
-        body = orjson.dumps({**fields, "salt": salt.hex()}, option=_ENCODING)
+        body = orjson.dumps({**fields, "salt": b64encode(salt).rstrip(b"=").decode()}, option=_ENCODING)
     except TypeError as error:
         _check_json(fields)
         raise RecordInvalid(f"the body cannot be encoded: {error}") from error
     if not _sound(fields, body.isascii()):
         _check_json(fields)
     return body
+
+
+def salt_of(text: str) -> bytes:
+    """The salt of a body, as ``encode`` has written it."""
+    return b64decode(text + "=" * (-len(text) % 4), validate=True)
 
 
 _SCALARS: Final = frozenset({str, int, bool, type(None)})

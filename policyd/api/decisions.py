@@ -23,10 +23,10 @@ from policyd.api.packing import Packing, Pieces
 from policyd.api.parts import Parts
 from policyd.api.problems import request_id_of
 from policyd.api.queries import limit_of, parameters
-from policyd.core.budgets import ORGANISATION
 from policyd.core.snapshot import Snapshot
 from policyd.core.workload import DecisionRequest
 from policyd.errors import RequestError
+from policyd.services.admission import listed
 from policyd.services.explanation import explanation_json, explanation_text
 from policyd.services.permission import visible_pools
 from policyd.services.repeats import Key
@@ -123,11 +123,7 @@ def record_json(record: Record, *, whole: bool = True) -> dict[str, Any]:
 
     Who may not read the ``whole`` log is not told what all tenants together have spent.
     """
-    body = {key: value for key, value in orjson.loads(record.body).items() if key not in ("salt", "v")}
-    admission = body.get("admission", {})
-    if not whole and "postings" in admission:
-        own = [posting for posting in admission["postings"] if posting[0] != ORGANISATION]
-        body["admission"] = {**admission, "postings": own}
+    body = listed(orjson.loads(record.body), whole=whole)
     return {**body, "audit": {"log": record.origin, "index": record.index, "leaf_hash": record.leaf_hash.hex()}}
 
 

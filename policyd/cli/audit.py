@@ -177,8 +177,12 @@ def entry_json(record: Record) -> dict[str, Any]:
     """An entry as a search lists it: as recorded, with its place in the log, without the salt of its hash."""
     import orjson
 
-    body = {name: value for name, value in orjson.loads(record.body).items() if name not in ("salt", "v")}
-    return {**body, "audit": {"log": record.origin, "index": record.index, "leaf_hash": record.leaf_hash.hex()}}
+    from policyd.services.admission import listed
+
+    return {
+        **listed(orjson.loads(record.body)),
+        "audit": {"log": record.origin, "index": record.index, "leaf_hash": record.leaf_hash.hex()},
+    }
 
 
 def _draw_page(document: Mapping[str, Any], console: Console) -> None:

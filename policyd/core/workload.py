@@ -110,11 +110,15 @@ class WorkloadRequest(Given):
     labels: dict[Name, LabelValue] = Field(default_factory=dict, max_length=32)
 
 
+LIMIT_MAX: Final = 1_000
+"""The longest ranked list."""
+
+
 class DecisionOptions(Given):
     """``reserve`` asks to hold budget; ``limit`` cuts the ranked list, never the refused one."""
 
     reserve: bool = True
-    limit: int = Field(default=10, ge=1, le=1_000)
+    limit: int = Field(default=10, ge=1, le=LIMIT_MAX)
 
 
 class DecisionRequest(Given):

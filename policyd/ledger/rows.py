@@ -157,7 +157,7 @@ def hold_id(row: Row[Any]) -> str:
 
 def charges_of(row: Row[Any]) -> list[tuple[int, int]]:
     """Account numbers and amounts."""
-    return [(number, amount) for number, amount in orjson.loads(row.charges)]
+    return [(number, amount) for amount, *numbers in orjson.loads(row.charges) for number in numbers]
 
 
 def hold_of(row: Row[Any], keys: Mapping[int, AccountKey]) -> Hold:
@@ -174,8 +174,13 @@ def hold_row(hold: Hold) -> tuple[Any, ...]:
 
 
 def charges_text(hold: Hold, numbers: Mapping[AccountKey, int]) -> str:
-    """The charges as they are stored."""
-    return orjson.dumps([(numbers[key], amount) for key, amount in hold.charges]).decode()
+    """The charges as they are stored: each amount, and the numbers of the accounts in a row that have it."""
+    runs: list[list[int]] = []
+    for key, amount in hold.charges:
+        if not runs or runs[-1][0] != amount:
+            runs.append([amount])
+        runs[-1].append(numbers[key])
+    return orjson.dumps(runs).decode()
 
 
 def write_time(connection: Connection, log: int, last_us: int) -> None:

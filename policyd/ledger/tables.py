@@ -1,7 +1,7 @@
 """The tables of the ledger. They come from ``audit/migrations``, beside those of the log.
 
     budget_account  one limit of one level in one window, with its balance
-    budget_hold     one reservation; its charges are account numbers and amounts, as JSON
+    budget_hold     one reservation; its charges are lists of an amount and the numbers of its accounts, as JSON
     budget_time     the ledger time that each log has reached
 
 Rules: no balance can break its invariant, since the database checks it too; rows of past windows stay, because late

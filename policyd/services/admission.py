@@ -7,7 +7,8 @@
     postings, so that the log folds into the balances
 
 Rules: a record's bytes are made here for the last time; ``admission`` and ``accounts`` sort before every other key of a
-body, so they are put in front without encoding it again. It owns no transaction: ``policyd.services.commit`` does.
+body, so they are put in front without encoding it again; postings have the form of ``policyd.ledger.postings``, for the
+path that the workload or the scope of the record names. It owns no transaction: ``policyd.services.commit`` does.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from typing import Any, Final, Protocol
 import orjson
 from sqlalchemy import Connection
 
-from audit.record import Entry, Search, encode
+from audit.record import Entry, Search, encode, salt_of
+from policyd.core.budgets import ORGANISATION, account_path
 from policyd.errors import PolicydError
+from policyd.ledger.postings import deepest, read, written
 from policyd.ledger.rules import AccountKey, Crossing, Denied, Posted, Posting, Relimited, Reservation
 from policyd.ledger.store import Applied, LedgerRows, Operation
 from policyd.services.clock import rfc3339, uuid7
@@ -107,22 +110,49 @@ def admission_of(operation: Operation, result: Posted | Denied, time_us: int) ->
         key = dict(zip(AccountKey._fields, result.key, strict=True))
         room = {"why": result.why, "asked": result.asked, "limit": result.limit, "remaining": result.remaining}
         return {"denied": {**key, **room, "resets_us": result.resets_us}, "time_us": time_us}
-    told: dict[str, Any] = {"postings": [posting_json(posting) for posting in result.postings], "time_us": time_us}
-    if isinstance(operation, Reservation):
-        told["charges"] = [amount for _, amount in result.hold.charges]
-        told["expires_us"] = result.hold.expires_us
-        told["hold_us"] = result.hold.hold_us
-    else:
+    told: dict[str, Any] = {"expires_us": result.hold.expires_us, "postings": _postings(result)}
+    if not isinstance(operation, Reservation):
         told["state"] = result.hold.state
-        told["expires_us"] = result.hold.expires_us
+        told["time_us"] = time_us
     if result.replay:
         told["replay"] = True
     return told
 
 
-def posting_json(posting: Posting) -> list[Any]:
-    """Account (path, pools, unit, window, start), number, limit, reserved, spent, leased, debt."""
-    return [*posting.key, *posting[1:]]
+def postings_of(body: Mapping[str, Any]) -> list[tuple[Posting, int | None]]:
+    """What the entry with this body changed of accounts, and what the hold took of each. Empty when it changed none."""
+    told = body.get("admission") or body.get("accounts") or {}
+    if "workload" in body:
+        path = account_path(*(body["workload"][name] for name in ("tenant", "project", "environment")))
+    else:
+        path = told.get("account") or account_path(*body.get("scope", ()))
+    return read(told.get("postings", ()), path)
+
+
+def listed(body: Mapping[str, Any], *, whole: bool = True) -> dict[str, Any]:
+    """The body of an entry for whoever reads a list: postings by name, and nothing that only its hash needs.
+
+    Who may not read the ``whole`` log is not told what all tenants together have spent.
+    """
+    found = {name: value for name, value in body.items() if name not in ("salt", "v")}
+    for name in ("admission", "accounts"):
+        if "postings" in found.get(name, {}):
+            shown = [pair for pair in postings_of(body) if whole or pair[0].key.path != ORGANISATION]
+            found[name] = {**found[name], "postings": [posting_json(*pair) for pair in shown]}
+    return found
+
+
+def posting_json(posting: Posting, held: int | None) -> dict[str, Any]:
+    """A posting for whoever reads it outside of the log."""
+    path, pools, unit, window, start_us = posting.key
+    account = {"path": path, "pools": pools, "unit": unit, "window": window, "starts_at": rfc3339(start_us)}
+    balance = {name: getattr(posting, name) for name in ("sequence", "limit", "reserved", "spent", "debt")}
+    return {**account, "held": held, **balance}
+
+
+def _postings(posted: Posted) -> list[list[Any]]:
+    postings = posted.postings
+    return written(postings, deepest(postings), [amount for _, amount in posted.hold.charges] if postings else ())
 
 
 def _recorded(each: Submitted, result: Posted | Denied, told: Mapping[str, Any]) -> Entry:
@@ -140,7 +170,7 @@ NO_BUDGET: Final = "no_budget"
 def _denied(entry: Entry, told: Mapping[str, Any]) -> Entry:
     """The record of a decision that would have been an allow: nothing is ranked, and every pool is refused."""
     body = orjson.loads(entry.body)
-    salt = bytes.fromhex(body.pop("salt"))
+    salt = salt_of(body.pop("salt"))
     ranked = body.pop("ranked", [])
     for name in ("ranked_total", "obligations"):
         body.pop(name, None)
@@ -153,7 +183,8 @@ def _denied(entry: Entry, told: Mapping[str, Any]) -> Entry:
 def _by_the_way(applied: Applied) -> Iterable[Entry]:
     """Entries for what nobody submitted: holds that expired, limits that changed."""
     for expired in applied.expired:
-        body = {"event": "expired", "decision": expired.hold.id, "accounts": _accounts(expired.postings)}
+        held = [amount for _, amount in expired.hold.charges]
+        body = {"event": "expired", "decision": expired.hold.id, "accounts": _accounts(expired.postings, held)}
         yield _budget_entry(body, applied.time_us, expired.hold.charges[-1][0] if expired.hold.charges else None)
         yield from (_threshold(crossing, applied.time_us) for crossing in expired.crossings)
     for relimited in applied.relimited:
@@ -171,8 +202,9 @@ def _threshold(crossing: Crossing, time_us: int) -> Entry:
     return _budget_entry({"event": "threshold", "account": list(crossing.key), **balance}, time_us, crossing.key)
 
 
-def _accounts(postings: Iterable[Posting]) -> dict[str, Any]:
-    return {"postings": [posting_json(posting) for posting in postings]}
+def _accounts(postings: Sequence[Posting], held: Sequence[int] = ()) -> dict[str, Any]:
+    account = deepest(postings)
+    return {"account": account, "postings": written(postings, account, held)}
 
 
 def _budget_entry(body: Mapping[str, Any], time_us: int, key: AccountKey | None) -> Entry:

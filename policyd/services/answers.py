@@ -13,6 +13,7 @@ from typing import Any, Final
 import orjson
 
 from audit.record import Blob, Entry, Search, Term, digest, encode
+from policyd.core.budgets import account_path
 from policyd.core.decide import Decision, obligation_names, obligations_json, ranked_json, rejected_json
 from policyd.core.facts import Facts
 from policyd.core.places import COUNTRIES
@@ -21,10 +22,13 @@ from policyd.core.sheet import Sheet
 from policyd.core.snapshot import Snapshot
 from policyd.core.workload import DecisionOptions, Workload
 from policyd.errors import PolicydError
+from policyd.ledger.postings import read
 from policyd.services.clock import random_16, rfc3339
 
 RECORD_VERSION: Final = 1
 LISTED_MAX: Final = 100
+ENFORCE: Final = "enforce"
+"""The mode that a record does not name."""
 """Pools that a record lists one by one; the sheet and the facts give all of them back."""
 ASKED_MAX_BYTES: Final = 32_768
 """A longer request that brought no decision is recorded by its digest and length."""
@@ -65,7 +69,7 @@ class Made:
     facts: Facts
     revisions: Revisions
     decision: Decision
-    mode: str = "enforce"
+    mode: str = ENFORCE
     admission: Mapping[str, Any] | None = None
     """What the ledger said of the reservation, as the record has it; None when nothing was to be reserved."""
 
@@ -110,7 +114,7 @@ def _after(made: Made, audit: Mapping[str, Any] | None) -> dict[str, Any]:
     document: dict[str, Any] = {
         "hidden_total": made.sheet.hidden_total,
         "obligations": obligations_json(returned, workload),
-        "reservation": None if made.admission is None else reservation_json(made.id, made.admission),
+        "reservation": None if made.admission is None else reservation_json(made.id, made.admission, workload),
         "sheet": made.sheet.digest,
         "policy": {
             "commit": revisions.policy_commit,
@@ -126,15 +130,16 @@ def _after(made: Made, audit: Mapping[str, Any] | None) -> dict[str, Any]:
     return document
 
 
-def reservation_json(id: str, admission: Mapping[str, Any]) -> dict[str, Any] | None:
+def reservation_json(id: str, admission: Mapping[str, Any], workload: Workload) -> dict[str, Any] | None:
     """What is held: how much money (None when no budget counts any), on which accounts, until when."""
     if "denied" in admission:
         return None
-    held = list(zip(admission["postings"], admission["charges"], strict=True))
+    path = account_path(workload.tenant, workload.project, workload.environment)
+    held = [(posting.key, amount) for posting, amount in read(admission["postings"], path)]
     return {
         "id": id,
-        "micro_usd": next((amount for account, amount in held if account[2] == "micro_usd"), None),
-        "accounts": list(dict.fromkeys(account[0] for account, _ in held)),
+        "micro_usd": next((amount for key, amount in held if key.unit == "micro_usd"), None),
+        "accounts": list(dict.fromkeys(key.path for key, _ in held)),
         "expires_at": rfc3339(admission["expires_us"]),
     }
 
@@ -150,15 +155,15 @@ def entry_of(made: Made) -> Entry:
         "valid_us": made.valid_until_us - made.time_us,
         "principal": made.principal,
         "request_id": made.request_id,
-        "mode": made.mode,
+        "mode": "" if made.mode == ENFORCE else made.mode,
         "workload": workload_record(workload),
-        "limit": made.options.limit,
+        "limit": made.options.limit if len(decision.ranked) > len(returned) else 0,
         "outcome": decision.outcome,
         "denied_by": decision.denied_by,
         "ranked": [[s.row.pool, s.score_x1000, s.cost_micro_usd] for s in returned[:LISTED_MAX]],
-        "ranked_total": len(decision.ranked),
+        "ranked_total": len(decision.ranked) if len(decision.ranked) > len(returned[:LISTED_MAX]) else 0,
         "refused_now": [[row.pool, violation["rule"]] for row, violation in decision.refused[:LISTED_MAX]],
-        "refused_now_total": len(decision.refused),
+        "refused_now_total": len(decision.refused) if len(decision.refused) > LISTED_MAX else 0,
         "obligations": obligation_names(returned, workload),
         "sheet": made.sheet.digest,
         "facts": made.facts.digest,
@@ -208,11 +213,18 @@ _SECTIONS: Final = ("profile", "data", "resources", "demand")
 
 
 def workload_record(workload: Workload) -> dict[str, Any]:
-    """The workload as the log keeps it: as normalised, its countries as one text (``DE FR``, or ``WORLD`` for all)."""
+    """The workload as the log keeps it: as normalised, its countries as one text (``DEFR``, or ``WORLD`` for all).
+
+    That it is a request, and for an hour, goes without saying.
+    """
     document = workload.to_json()
     countries = workload.permitted_countries
-    written = "WORLD" if len(countries) == len(COUNTRIES) else " ".join(countries)
+    written = "WORLD" if len(countries) == len(COUNTRIES) else "".join(countries)
     document["data"] = {**document["data"], "residency": written}
+    if workload.scope == "request":
+        del document["scope"]
+    if workload.duration_hours == 1:
+        del document["demand"]["duration_hours"]
     # A label without text is a label that somebody set.
     sections = {name: _without_empty(value) for name, value in document.items() if name in _SECTIONS}
     return _without_empty({**document, **sections})
@@ -223,15 +235,17 @@ def workload_from_record(document: Mapping[str, Any]) -> Workload:
     flat = {key: value for key, value in document.items() if not isinstance(value, dict)}
     data, resources, demand = (document.get(name, {}) for name in ("data", "resources", "demand"))
     profile = document["profile"]
-    written = data.get("residency", "")
+    written = data.get("residency", "").replace(" ", "")
+    places = COUNTRIES if written == "WORLD" else (written[at : at + 2] for at in range(0, len(written), 2))
     return Workload(
-        **flat,
+        **{"scope": "request", **flat},
         **{name: profile[name] for name in ("urgency", "traffic", "task")},
         memory_bound=profile.get("memory_bound", False),
         **{name: demand.get(name, 0) for name in _DEMAND},
+        duration_hours=demand.get("duration_hours", 1),
         classification=data["classification"],
         categories=tuple(data.get("categories", ())),
-        permitted_countries=tuple(sorted(COUNTRIES) if written == "WORLD" else written.split()),
+        permitted_countries=tuple(sorted(places)),
         sources=tuple(data.get("sources", ())),
         accelerators=tuple(resources.get("accelerators", ())),
         gpu_count=resources.get("gpu_count", 0),
@@ -240,7 +254,7 @@ def workload_from_record(document: Mapping[str, Any]) -> Workload:
     )
 
 
-_DEMAND: Final = ("input_tokens", "max_output_tokens", "requests_per_hour", "duration_hours")
+_DEMAND: Final = ("input_tokens", "max_output_tokens", "requests_per_hour")
 
 
 def sheet_blob(sheet: Sheet) -> Blob:
@@ -310,7 +324,7 @@ def error_entry(
         principal=principal.name,
         outcome="error",
         denied_by=error.code,
-        mode="enforce",
+        mode=ENFORCE,
         policy_commit=snapshot.policies.commit if snapshot else None,
         fleet_commit=snapshot.fleet.commit if snapshot else None,
         request_id=request_id,

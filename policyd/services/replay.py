@@ -17,9 +17,9 @@ from audit.query import DECISION_KINDS, Record
 from policyd.core.decide import decide
 from policyd.core.facts import facts_from_json
 from policyd.core.sheet import Sheet, sheet_from_content
-from policyd.core.workload import DecisionOptions
+from policyd.core.workload import LIMIT_MAX, DecisionOptions
 from policyd.errors import AuditError, NotFound
-from policyd.services.answers import LISTED_MAX, Made, Revisions, answer_json, workload_from_record
+from policyd.services.answers import ENFORCE, LISTED_MAX, Made, Revisions, answer_json, workload_from_record
 from policyd.services.reservations import admitted
 
 
@@ -65,12 +65,12 @@ async def replay(log: Blobs, entry_id: str) -> Replayed:
         principal=body["principal"],
         request_id=body["request_id"],
         workload=workload,
-        options=DecisionOptions(limit=body["limit"]),
+        options=DecisionOptions(limit=body.get("limit", LIMIT_MAX)),  # it is there when it has cut the list
         sheet=sheet,
         facts=facts,
         revisions=_revisions(body, sheet),
         decision=decide(workload, sheet, facts),
-        mode=body["mode"],
+        mode=body.get("mode", ENFORCE),
     )
     made = admitted(made, body.get("admission"))
     _compare(body, made)
@@ -95,7 +95,8 @@ def _compare(body: dict[str, Any], made: Made) -> None:
     revisions = (sheet_revisions(made.sheet), (body["policy"][1], body["fleet"][1]))
     if revisions[0] != revisions[1]:
         raise AuditError(f"decision {body['id']} names other revisions than its sheet: {revisions[1]}, {revisions[0]}")
-    ranked, total = body.get("ranked", []), body.get("ranked_total", 0)
+    ranked = body.get("ranked", [])
+    total = body.get("ranked_total", len(ranked))  # it is there when more are ranked than listed
     recorded = (body["sheet"], body["outcome"], body.get("denied_by"), ranked, total)
     replayed = (
         made.sheet.digest,

@@ -29,6 +29,7 @@ from policyd.core.workload import Workload
 from policyd.errors import AmountInvalid, Finding, NotFound, RequestError, UnknownName
 from policyd.ledger.rules import Unit
 from policyd.ledger.store import Extension, Operation, Settlement, Void
+from policyd.services.admission import posting_json, postings_of
 from policyd.services.answers import workload_from_record
 from policyd.services.clock import Now, now_us, rfc3339, uuid7
 from policyd.services.commit import AdmittedPosition
@@ -156,7 +157,7 @@ class Settlements:
         entry = Entry(kind, entry_id, time_us, encode(fields, os.urandom(16)), search)
         position = await self.log.submit(entry, (), None, operation)
         assert isinstance(position, AdmittedPosition)
-        return answer_json(body["id"], position, told, self.origin)
+        return answer_json(body["id"], position, fields, self.origin)
 
 
 def amounts(usage: Usage, row: Row, workload: Workload, price_ppm: int) -> dict[Unit, int]:
@@ -203,9 +204,8 @@ def _priced(usage: Usage, pricing: Pricing, workload: Workload) -> int | None:
 
 def answer_json(decision_id: str, position: AdmittedPosition, told: Mapping[str, Any], origin: str) -> dict[str, Any]:
     """What the caller hears: the state, and the accounts as they stand now, without those of all tenants together."""
-    names = ("path", "pools", "unit", "window", "start_us", "sequence", "limit", "reserved", "spent", "leased", "debt")
-    postings = (dict(zip(names, posting, strict=True)) for posting in position.admission["postings"])
     shown = ("path", "pools", "unit", "window", "limit", "reserved", "spent", "debt")
+    postings = (posting_json(*pair) for pair in postings_of({"accounts": position.admission, "scope": told["scope"]}))
     return {
         "id": decision_id,
         "state": position.admission["state"],

@@ -19,6 +19,7 @@ from audit.tables import BODY
 from policyd.ledger.rows import account_of, charges_of, hold_id
 from policyd.ledger.rules import STATES
 from policyd.ledger.tables import ACCOUNT, HOLD
+from policyd.services.admission import postings_of
 from tests.e2e.test_serve_kill import WORKLOAD, served, wait_for
 
 CALLERS = 32
@@ -76,9 +77,8 @@ def check(data: Path, answered: dict[str, str]) -> None:
     assert recorded == holds.keys()  # no hold without its decision, and no decision without its hold
     last: dict[tuple[Any, ...], list[Any]] = {}
     for body in bodies:
-        told = body.get("admission") or body.get("accounts") or {}
-        for posting in told.get("postings", ()):
-            key, balance = tuple(posting[:5]), posting[5:]
+        for posting, _ in postings_of(body):
+            key, balance = tuple(posting.key), list(posting[1:])
             assert balance[0] == (last[key][0] if key in last else 0) + 1
             last[key] = balance
     for account in accounts.values():

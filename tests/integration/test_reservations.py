@@ -18,6 +18,7 @@ from sqlalchemy import select
 from audit.tables import BODY
 from policyd.ledger.rows import account_of
 from policyd.ledger.tables import ACCOUNT
+from policyd.services.admission import postings_of
 
 EXAMPLES = Path(__file__).resolve().parent.parent.parent / "examples"
 PATHS = ["*", "eu-bank", "eu-bank/support-chat", "eu-bank/support-chat/prod"]
@@ -72,7 +73,7 @@ def test_an_allow_says_what_it_holds(api: Any, bank_chat: dict[str, Any]) -> Non
     assert again["reservation"] == held
     assert again["ranked"] == answered["ranked"]
     listed = api.client.get("/v1/decisions", params={"request_id": again["request_id"]}).json()["items"][0]
-    assert [posting[0] for posting in listed["admission"]["postings"]] == PATHS
+    assert [posting["path"] for posting in listed["admission"]["postings"]] == PATHS
 
 
 def test_nothing_is_held_for_who_does_not_ask(api: Any, bank_chat: dict[str, Any]) -> None:
@@ -190,9 +191,8 @@ def assert_log_folds(server: Any) -> None:
     with server.parts.reader._engine.connect() as connection:
         for (body,) in connection.execute(select(BODY.c.body).order_by(BODY.c.index)):
             document = json.loads(body)
-            told = document.get("admission") or document.get("accounts") or {}
-            for posting in told.get("postings", ()):
-                key, balance = tuple(posting[:5]), posting[5:]
+            for posting, _ in postings_of(document):
+                key, balance = tuple(posting.key), list(posting[1:])
                 assert balance[0] == (last[key][0] if key in last else 0) + 1
                 last[key] = balance
         stored = [account_of(row) for row in connection.execute(select(ACCOUNT))]

@@ -231,7 +231,7 @@ def test_who_may_settle_and_who_hears_what(serving_with: Any, tmp_path: Path, ba
         assert {"*", "eu-bank", PROD} < paths["finance"]
         own = server.client.get("/v1/decisions", headers=bearer(tokens["reader"])).json()["items"]
         listed = next(entry for entry in own if entry["id"] == held["id"])
-        assert "*" not in {posting[0] for posting in listed["admission"]["postings"]}
+        assert "*" not in {posting["path"] for posting in listed["admission"]["postings"]}
 
 
 def test_budgets_say_what_is_left(api: Any, held: dict[str, Any]) -> None:

@@ -17,11 +17,13 @@ NUMBERS = st.sampled_from([0, 1, 256, 16_777_216])
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=3)
 WORKLOADS = st.builds(
     Workload,
-    **dict.fromkeys(["scope", "tenant", "project", "environment", "model", "model_version"], NAMES),
+    scope=st.sampled_from(["request", "deployment"]),
+    **dict.fromkeys(["tenant", "project", "environment", "model", "model_version"], NAMES),
     **dict.fromkeys(["urgency", "traffic", "task", "classification", "sla_class"], NAMES),
     **dict.fromkeys(["categories", "sources", "accelerators"], LISTS),
     **dict.fromkeys(["gpu_count", "gpu_memory_gib", "input_tokens", "max_output_tokens"], NUMBERS),
-    **dict.fromkeys(["requests_per_hour", "duration_hours"], NUMBERS),
+    requests_per_hour=NUMBERS,
+    duration_hours=NUMBERS.filter(bool),  # a request names no fewer
     memory_bound=st.booleans(),
     permitted_countries=PLACES,
     labels=st.dictionaries(NAMES, TEXTS, max_size=3).map(lambda labels: tuple(sorted(labels.items()))),
