@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 from connectors.otel_signals import exported_signals, switched_off
 from connectors.static import DeclaredFacts, StaticFacts
 from policyd.api.callers import Callers
+from policyd.core.budgets import SCALE
 from policyd.core.fleet import Fleet
 from policyd.core.principal import LOCAL, Grant, GrantDocument, Principal
 from policyd.core.snapshot import Snapshot
@@ -28,11 +29,13 @@ from policyd.errors import ConfigError
 from policyd.identity.credentials import Authenticator, Certificates, Claims
 from policyd.identity.limits import Limiter
 from policyd.identity.tokens import TokenFile
+from policyd.ledger.chart import UNITS
 from policyd.ports import Engine, Entitlements, FactSource, PolicyTree
 from policyd.revisions.fleet_files import load_fleet
 from policyd.revisions.policy_files import load_policy_tree
 from policyd.revisions.tree_files import TreeFiles, read_tree_files
 from policyd.services.activation import Activation
+from policyd.services.budget_changes import BudgetChanges
 from policyd.services.clock import now_us
 from policyd.services.committer import Committer
 from policyd.services.crossed import Crossed
@@ -86,6 +89,7 @@ class Running:
     repeats: Repeats
     settlements: Settlements
     two_persons: TwoPersons
+    budgets: BudgetChanges
     principal: Principal = LOCAL
     """Who acts on the command line, beside no server."""
     workers_fault: Callable[[], str | None] = lambda: None
@@ -275,7 +279,7 @@ async def _assembled(
         hold_ms=settings.budgets.hold_ms,
         queue_ms=lambda: log.wait_ms,
         telemetry=telemetry,
-        frames=Frames(crossed.percent),
+        frames=Frames(crossed.percent, crossed.limits),
     )
     observe_parts(telemetry, engine=engine, book=book, committer=log, facts=facts, snapshots=activation)
     simulations = Simulations(activation, facts, book, settings.simulation.trees, _simulation_limits(settings))
@@ -302,12 +306,18 @@ async def _assembled(
         repeats,
         Settlements(log, reader, log.origin),
         _two_persons(settings, log, reader, activation),
+        BudgetChanges(log, activation, crossed, log.origin, _alone_max(settings)),
     )
 
 
 def _two_persons(settings: Settings, log: WrittenLog, reader: LogReader, activation: Activation) -> TwoPersons:
     chosen = settings.proposals
     return TwoPersons(log, reader, activation, log.origin, chosen.ttl_ms, chosen.open_max)
+
+
+def _alone_max(settings: Settings) -> dict[str, int]:
+    """Up to which amount of the ledger's units one person may raise."""
+    return {UNITS[unit]: limit * SCALE[unit] for unit, limit in settings.budgets.raise_alone_max.items()}
 
 
 def _read_trees(settings: Settings) -> tuple[PolicyTree, Fleet]:

@@ -16,7 +16,9 @@
     │   ├── Loosens            the request asks for less protection than its floor     403, exit 1
     │   ├── WrongHost          without authentication, a name that is not loopback     421, exit 1
     │   └── Forbidden          the identity may not act in that scope                  403, exit 1
-    │       └── SamePerson     what takes two persons was asked of one                 403, exit 1
+    │       ├── SamePerson     what takes two persons was asked of one                 403, exit 1
+    │       ├── BudgetRaised   a budget would be raised by one person                  403, exit 1
+    │       └── BudgetFixed    a budget would pass what the fleet fixes                403, exit 1
     ├── Unauthenticated        nobody is proved to ask                                 401, exit 1
     ├── LimitReached           one principal asks more than it may                     429, exit 1
     ├── NotFound               no such decision, pool, revision                        404, exit 1
@@ -198,6 +200,18 @@ class SamePerson(Forbidden):
     code = "proposal.same_person"
     title = "This takes another person"
     remedy = "have somebody else approve it, with a credential of their own"
+
+
+class BudgetRaised(Forbidden):
+    code = "budget.raised"
+    title = "Raising a budget takes a second person"
+    remedy = "have somebody do it who may raise budgets so far, or two persons"
+
+
+class BudgetFixed(Forbidden):
+    code = "budget.fixed"
+    title = "The fleet fixes a lower limit"
+    remedy = "set at most what the fleet declares; to have more, change the fleet and activate it"
 
 
 class WrongHost(RequestError):

@@ -27,6 +27,9 @@ Signature = Literal[
 ]  # by a key that only the issuer has (RFC 7518, RFC 8037); a symmetric one would let a reader of the keys sign
 
 
+BudgetUnit = Literal["usd", "tokens", "gpu_hours", "requests", "gpus", "in_flight"]
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -152,6 +155,12 @@ class BudgetSettings(_Section):
     hold_ms: Annotated[int, Field(ge=1_000, le=2_592_000_000)] = Field(
         900_000,
         description="how long a request holds budget before it counts as spent; a deployment, longer by its duration",
+    )
+
+    raise_alone_max: dict[BudgetUnit, Annotated[int, Field(ge=0, le=2**53 - 1)]] = Field(
+        {},
+        description="up to which limit, by unit (`usd`, `tokens`, `gpu_hours`, …), who may raise does so alone; "
+        "a unit that is not named takes a second person for every raise",
     )
 
 

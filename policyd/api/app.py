@@ -18,7 +18,7 @@ from policyd.api import problems
 from policyd.api.authzen import authzen_router
 from policyd.api.batch import batch_router
 from policyd.api.break_even import BreakEvenRequest, break_even_router
-from policyd.api.budgets import budget_router
+from policyd.api.budgets import BudgetRequest, LimitRequest, budget_router
 from policyd.api.decisions import decision_router
 from policyd.api.direct import DirectDecision
 from policyd.api.ext_authz import ext_authz_router
@@ -31,11 +31,12 @@ from policyd.api.openapi import describe
 from policyd.api.openapi_authzen import AUTHZEN_SHOWN
 from policyd.api.openapi_batch import BATCH_SHOWN
 from policyd.api.openapi_break_even import BREAK_EVEN_SHOWN
+from policyd.api.openapi_budgets import BUDGET_SHOWN
 from policyd.api.openapi_ext_authz import EXT_AUTHZ_SHOWN
 from policyd.api.openapi_log import LOG_SHOWN
 from policyd.api.openapi_proposals import PROPOSALS_SHOWN
 from policyd.api.openapi_reports import REPORTS_SHOWN
-from policyd.api.openapi_settlements import BUDGET_SHOWN
+from policyd.api.openapi_settlements import SETTLEMENT_SHOWN
 from policyd.api.openapi_simulations import SIMULATION_SHOWN
 from policyd.api.packing import Packing
 from policyd.api.parts import Parts
@@ -51,6 +52,9 @@ _SHOWN: Final[tuple[type[BaseModel], ...]] = (
     *BATCH_SHOWN,
     *BREAK_EVEN_SHOWN,
     *BUDGET_SHOWN,
+    *SETTLEMENT_SHOWN,
+    BudgetRequest,
+    LimitRequest,
     *EXT_AUTHZ_SHOWN,
     *PROPOSALS_SHOWN,
     *REPORTS_SHOWN,

@@ -1,4 +1,4 @@
-"""The description of reservations and budgets, beside ``policyd.api.openapi``.
+"""The description of reservations, beside ``policyd.api.openapi``.
 
 Rules: as there: it describes and never validates.
 """
@@ -38,32 +38,6 @@ class ReservationDocument(BaseModel):
     audit: PositionDocument
 
 
-class BudgetDocument(BaseModel):
-    """One limit of an account in its present window. A gauge, of what is in flight, has no window."""
-
-    path: str
-    unit: str
-    pools: str | None
-    limit: int
-    spent: int
-    reserved: int
-    debt: int
-    remaining: int
-    spent_percent: int | None
-    window: str | None
-    zone: str
-    starts_at: str | None
-    resets_at: str | None
-    projected_exhaustion: str | None
-
-
-class BudgetPage(BaseModel):
-    """Budgets, in order of their paths."""
-
-    items: list[BudgetDocument]
-    next: str | None
-
-
 _RESERVATION: Final[dict[str, Any]] = {
     "id": "01990000-0000-7000-8000-000000000000",
     "state": "settled",
@@ -85,27 +59,6 @@ _RESERVATION: Final[dict[str, Any]] = {
     ],
     "audit": {"log": "policyd/0", "index": 1, "leaf_hash": "0" * 64},
 }
-_BUDGETS: Final[dict[str, Any]] = {
-    "items": [
-        {
-            "path": "eu-bank",
-            "unit": "micro_usd",
-            "pools": None,
-            "limit": 60000000000,
-            "spent": 3100,
-            "reserved": 5120,
-            "debt": 0,
-            "remaining": 59999991780,
-            "spent_percent": 0,
-            "window": "month",
-            "zone": "Europe/Berlin",
-            "starts_at": "2026-10-31T23:00:00.000000Z",
-            "resets_at": "2026-11-30T23:00:00.000000Z",
-            "projected_exhaustion": None,
-        }
-    ],
-    "next": None,
-}
 _CHANGED: Final = content_of("ReservationDocument", _RESERVATION)
 
 SETTLE: Final = route(
@@ -124,6 +77,4 @@ EXTEND: Final = route(
     problems_of(400, 403, 404, 409, 413, 415, 422, 503),
     requestBody={"required": True, "content": content_of("ExtensionRequest", {"hold_ms": 60000})},
 )
-BUDGETS: Final = route("the budgets", content_of("BudgetPage", _BUDGETS), problems_of(400, 503))
-BUDGET: Final = route("the budgets of the account", content_of("BudgetPage", _BUDGETS), problems_of(400, 404, 503))
-BUDGET_SHOWN: Final[tuple[type[BaseModel], ...]] = (BalanceDocument, ReservationDocument, BudgetDocument, BudgetPage)
+SETTLEMENT_SHOWN: Final[tuple[type[BaseModel], ...]] = (BalanceDocument, ReservationDocument)

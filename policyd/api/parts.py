@@ -11,6 +11,7 @@ from typing import Protocol
 from policyd.api.callers import Callers
 from policyd.core.snapshot import Snapshot
 from policyd.ports import Engine
+from policyd.services.budget_changes import BudgetChanges
 from policyd.services.data_directory import DataDirectory
 from policyd.services.decisions import DecisionService, WrittenLog
 from policyd.services.facts_holder import FactsHolder
@@ -53,6 +54,9 @@ class Parts(Protocol):
 
     @property
     def two_persons(self) -> TwoPersons: ...
+
+    @property
+    def budgets(self) -> BudgetChanges: ...
 
     @property
     def telemetry(self) -> Telemetry: ...

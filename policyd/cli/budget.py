@@ -1,6 +1,7 @@
-"""``policyd budget``: what accounts may spend, have spent and hold, beside a running server or without one.
+"""``policyd budget``: what accounts may spend, have spent and hold, beside a running server or without one; setting it.
 
 Rules: reading takes no lock and changes nothing; amounts of money are micro-USD in the document and USD in the table.
+Setting without a server is done by `local`, who raises nothing.
 """
 
 from __future__ import annotations
@@ -68,6 +69,68 @@ def show(
     emit(items, output, lambda console: _draw(items, console))
 
 
+UnitFlag = Annotated[str, typer.Option("--unit", help="usd, tokens, gpu_hours, requests, gpus or in_flight.")]
+WindowFlag = Annotated[
+    str | None, typer.Option("--window", help="hour, day, week, month or total; none for gpus and in_flight.")
+]
+
+
+@app.command("set")
+def set_budget(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="Account, such as acme/support-chat; * is all of them.")],
+    limit: Annotated[str, typer.Option("--limit", help="The new limit; `fleet` gives it back to the fleet.")],
+    reason: Annotated[str, typer.Option("--reason", help="Why, for the log.")],
+    unit: UnitFlag = "usd",
+    window: WindowFlag = None,
+    pools: Annotated[str | None, typer.Option("--pools", help="Group of pools, for gpus and in_flight.")] = None,
+    zone: Annotated[str | None, typer.Option("--zone", help="Where windows begin, if the fleet does not say.")] = None,
+    threshold: Annotated[
+        list[int] | None, typer.Option("--threshold", help="Percent to tell; may be repeated.")
+    ] = None,
+    output: OutputFlag = Output.TABLE,
+    data_dir: DataDirFlag = None,
+    fleet: FleetFlag = None,
+    server: ServerFlag = None,
+    token_file: TokenFileFlag = None,
+    ca_file: CaFileFlag = None,
+    config: ConfigFlag = None,
+) -> None:
+    """Set a limit of an account, at most the fleet's.
+
+    Example: policyd budget set eu-bank --window month --limit 9000 --reason "less is needed" --server http://127.0.0.1:8470
+    """
+    import asyncio
+
+    from policyd.cli.servers import server_at
+
+    wished: dict[str, Any] = {"limit": limit, "unit": unit, "window": window, "pools": pools, "zone": zone}
+    asked = {name: value for name, value in {**wished, "thresholds": threshold or None}.items() if value is not None}
+    access = Access(server, token_file, ca_file)
+    if access.address is None:
+        items = asyncio.run(_set_here(settings_of(config, data_dir=data_dir, fleet=fleet), path, asked, reason))
+    else:
+        with server_at(access) as reached:
+            items = [{**item} for item in reached.set_budget(path, [asked], reason)["items"]]
+    emit(items, output, lambda console: _draw(items, console))
+
+
+async def _set_here(settings: Settings, path: str, asked: Mapping[str, Any], reason: str) -> list[dict[str, Any]]:
+    """By this process, which writes the log itself."""
+    from uuid import uuid4
+
+    import orjson
+
+    from policyd.api.bodies import parse_json
+    from policyd.api.budgets import BudgetRequest
+    from policyd.bootstrap import running
+
+    body = parse_json(orjson.dumps({"limits": [asked], "reason": reason}), BudgetRequest)
+    async with running(settings) as parts:
+        wishes = [each.wish() for each in body.limits]
+        await parts.budgets.change(path, wishes, reason, parts.principal, str(uuid4()))
+    return await _local(settings, path)
+
+
 def _items(access: Access, config: Any, data_dir: Any, fleet: Any, path: str | None) -> list[dict[str, Any]]:
     import asyncio
 
@@ -84,24 +147,28 @@ async def _local(settings: Settings, path: str | None) -> list[dict[str, Any]]:
     """From the fleet files and the log's database; without a log nothing has been spent yet."""
     from policyd.bootstrap import fleet_path
     from policyd.core.normalise import known
-    from policyd.ledger.chart import chart_of
+    from policyd.ledger.chart import counting_of
     from policyd.revisions.fleet_files import load_fleet
     from policyd.services.budgets import budget_items
     from policyd.services.clock import now_us
     from policyd.services.log_place import directory_of
     from policyd.services.log_reader import LogReader
 
-    chart = dict(sorted(chart_of(load_fleet(fleet_path(settings))).items()))
-    if path is not None:
-        chart = {path: known(chart, path, "budget of", "PATH")}
+    fleet = load_fleet(fleet_path(settings))
     directory, time_us = directory_of(settings), now_us()
-    if not directory.store.exists():
-        return budget_items(chart, (), time_us)
-    reader = await LogReader.open(directory, deadline_ms=settings.audit.search_deadline_ms)
+    reader = None
+    if directory.store.exists():
+        reader = await LogReader.open(directory, deadline_ms=settings.audit.search_deadline_ms)
     try:
-        return budget_items(chart, await reader.accounts(list(chart), time_us), time_us)
+        found = {} if reader is None else (await reader.set_limits())[1]
+        chart = dict(sorted(counting_of(fleet, found).items()))
+        if path is not None:
+            chart = {path: known(chart, path, "budget of", "PATH")}
+        accounts = () if reader is None else await reader.accounts(list(chart), time_us)
+        return budget_items(chart, accounts, time_us, fleet, found)
     finally:
-        await reader.close()
+        if reader is not None:
+            await reader.close()
 
 
 def _draw(items: list[dict[str, Any]], console: Console) -> None:

@@ -17,6 +17,7 @@ from policyd.client.documents import (
     Asked,
     BreakEven,
     Budget,
+    ChangedBudgets,
     Decision,
     Entry,
     Filters,
@@ -167,6 +168,15 @@ def budgets(account: str | None) -> Call[Page[Budget]]:
     """``GET /v1/budgets``, or those of one account."""
     inner = "" if account is None else "/" + "/".join(segment(part) for part in account.split("/"))
     return Call("GET", f"/v1/budgets{inner}", page_of, "page of budgets")
+
+
+def set_budget(
+    account: str, limits: Sequence[Mapping[str, Any]], reason: str, request_id: str | None
+) -> Call[ChangedBudgets]:
+    """``PUT /v1/budgets/{path}``: the same again sets the same."""
+    path = "/v1/budgets/" + "/".join(segment(part) for part in account.split("/"))
+    read, content = _with(ChangedBudgets, items=list, change=dict), encoded({"limits": list(limits), "reason": reason})
+    return Call("PUT", path, read, "changed budgets", content=content, headers=headers(request_id=request_id))
 
 
 def break_even(asked: Traffic) -> Call[BreakEven]:

@@ -19,6 +19,7 @@ from policyd.client.documents import (
     Asked,
     BreakEven,
     Budget,
+    ChangedBudgets,
     Decision,
     Entry,
     Evaluation,
@@ -161,6 +162,12 @@ class Client(TwoPersons):
     def budget(self, account: str) -> Page[Budget]:
         """The budgets of one account, such as ``acme/support-chat``."""
         return self.send(calls.budgets(account))
+
+    def set_budget(
+        self, account: str, limits: Sequence[Mapping[str, Any]], reason: str, *, request_id: str | None = None
+    ) -> ChangedBudgets:
+        """Set limits of an account; see ``PUT /v1/budgets/{path}``."""
+        return self.send(calls.set_budget(account, limits, reason, request_id))
 
     def break_even(self, asked: Traffic) -> BreakEven:
         """What a month costs on pools of each form of price, and from which rate which is cheapest."""
@@ -365,6 +372,12 @@ class AsyncClient(AsyncTwoPersons):
     async def budget(self, account: str) -> Page[Budget]:
         """The budgets of one account, such as ``acme/support-chat``."""
         return await self.send(calls.budgets(account))
+
+    async def set_budget(
+        self, account: str, limits: Sequence[Mapping[str, Any]], reason: str, *, request_id: str | None = None
+    ) -> ChangedBudgets:
+        """Set limits of an account; see ``PUT /v1/budgets/{path}``."""
+        return await self.send(calls.set_budget(account, limits, reason, request_id))
 
     async def break_even(self, asked: Traffic) -> BreakEven:
         """What a month costs on pools of each form of price, and from which rate which is cheapest."""

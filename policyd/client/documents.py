@@ -324,6 +324,24 @@ class Budget(TypedDict):
     starts_at: str | None
     resets_at: str | None
     projected_exhaustion: str | None
+    limit_fleet: int | None
+    limit_set: int | None
+    thresholds: list[int]
+
+
+class BudgetChange(TypedDict):
+    """The entry of a change of budgets."""
+
+    id: str
+    audit: Position
+
+
+class ChangedBudgets(TypedDict):
+    """The budgets of an account after a change."""
+
+    items: list[Budget]
+    next: str | None
+    change: BudgetChange
 
 
 class Proposal(TypedDict):

@@ -13,12 +13,13 @@ from typing import Any, Final, TypeVar
 from uuid import UUID
 
 import orjson
-from sqlalchemy import Connection, Row, bindparam, or_, select, tuple_
+from sqlalchemy import Connection, Row, bindparam, func, or_, select, tuple_
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
+from policyd.ledger.changes import LimitKey, SetLimit
 from policyd.ledger.rules import STATES, Account, AccountKey, Hold, Limit
-from policyd.ledger.tables import ACCOUNT, HOLD
+from policyd.ledger.tables import ACCOUNT, HOLD, LIMIT
 
 ROWS_PER_STATEMENT_MAX: Final = 512
 PADDED: Final = "SELECT * FROM (VALUES {rows}) AS v WHERE column1 IS NOT NULL"
@@ -35,6 +36,7 @@ STATEMENTS: Final = {
     ),
 }
 T = TypeVar("T")
+_LAST_CHANGE: Final = select(func.max(LIMIT.c.changed))
 
 
 def run(connection: Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
@@ -181,6 +183,42 @@ def charges_text(hold: Hold, numbers: Mapping[AccountKey, int]) -> str:
             runs.append([amount])
         runs[-1].append(numbers[key])
     return orjson.dumps(runs).decode()
+
+
+def set_limits(connection: Connection) -> tuple[int, dict[LimitKey, SetLimit]]:
+    """The number of the last change, and what is set."""
+    found, last = {}, 0
+    for row in connection.execute(select(LIMIT)):
+        last = max(last, row.changed)
+        if row.amount is not None:
+            key = LimitKey(row.path, row.pools, row.unit, row.window)
+            told = None if row.thresholds is None else tuple(int(percent) for percent in row.thresholds.split())
+            found[key] = SetLimit(key, row.amount, row.zone, told)
+    return last, found
+
+
+def last_change(connection: Connection) -> int:
+    """The number of the last change of limits."""
+    return connection.execute(_LAST_CHANGE).scalar() or 0
+
+
+def lock_limits(connection: Connection) -> None:
+    """One writer at a time changes limits; a file has one writer anyway."""
+    if connection.dialect.name != "sqlite":
+        connection.exec_driver_sql("LOCK TABLE budget_limit IN SHARE ROW EXCLUSIVE MODE")
+
+
+def write_limits(connection: Connection, limits: Mapping[LimitKey, tuple[SetLimit | None, int]]) -> None:
+    """Keep what is set now, with the numbers of the changes."""
+    insert = sqlite_insert if connection.dialect.name == "sqlite" else postgresql_insert
+    values = []
+    for key, (limit, number) in limits.items():
+        told = None if limit is None or limit.thresholds is None else _thresholds_text(limit.thresholds)
+        amount, zone = (None, "UTC") if limit is None else (limit.amount, limit.zone)
+        values.append({**key._asdict(), "amount": amount, "zone": zone, "thresholds": told, "changed": number})
+    statement = insert(LIMIT)
+    later = {name: statement.excluded[name] for name in ("amount", "zone", "thresholds", "changed")}
+    connection.execute(statement.on_conflict_do_update(index_elements=list(LimitKey._fields), set_=later), values)
 
 
 def write_time(connection: Connection, log: int, last_us: int) -> None:

@@ -175,6 +175,13 @@ class Relimited:
     crossings: tuple[Crossing, ...]
 
 
+class Changed(NamedTuple):
+    """Limits that were changed: their accounts afterwards, which have their debt now."""
+
+    postings: tuple[Posting, ...]
+    crossings: tuple[Crossing, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Denied:
     """A reservation without room: at which account, what was left there and when it resets (None: never).

@@ -19,9 +19,23 @@ from zoneinfo import ZoneInfo
 
 from sqlalchemy import BigInteger, Connection, Row, cast, func, select
 
-from policyd.errors import PolicydError
+from policyd.errors import Overloaded, PolicydError
 from policyd.ledger import rows
-from policyd.ledger.rules import AccountKey, Denied, Hold, Ledger, Limit, Posted, Relimited, Reservation, Unit
+from policyd.ledger.changes import LimitKey, SetLimit, Setting, changed, effective, key_of, wanted
+from policyd.ledger.rules import (
+    AccountKey,
+    Changed,
+    Crossing,
+    Denied,
+    Hold,
+    Ledger,
+    Limit,
+    Posted,
+    Posting,
+    Relimited,
+    Reservation,
+    Unit,
+)
 from policyd.ledger.tables import TIME
 from policyd.ledger.windows import LedgerTime, Span, window_of
 
@@ -60,8 +74,16 @@ class Extension:
     hold_us: int
 
 
-Operation = Reservation | Settlement | Void | Extension
-Result = Posted | Denied | PolicydError
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Limits that somebody sets, all of them or none, under the id of the entry that says so."""
+
+    id: str
+    settings: tuple[Setting, ...]
+
+
+Operation = Reservation | Settlement | Void | Extension | Change
+Result = Posted | Denied | Changed | PolicydError
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +97,9 @@ class Applied:
 
 
 class _Place(NamedTuple):
-    """The account of a limit and its window; ``limit`` is kept so that its identity stays its own."""
+    """The account of a limit and its window; ``asked`` is kept so that its identity stays its own, ``limit`` counts."""
 
+    asked: Limit
     limit: Limit
     key: AccountKey
     span: Span
@@ -117,6 +140,9 @@ class LedgerRows:
         self._new_holds: dict[str, Hold] = {}
         self._changed_holds: dict[str, Hold] = {}
         self._changed: set[AccountKey] = set()
+        self._set: dict[LimitKey, SetLimit] | None = None
+        self._change = 0
+        self._new_limits: dict[LimitKey, tuple[SetLimit | None, int]] = {}
 
     @property
     def time_us(self) -> int:
@@ -130,14 +156,23 @@ class LedgerRows:
     def apply(self, connection: Connection, operations: Sequence[Operation]) -> Applied:
         """Expire what is due, then each operation in turn. Nothing is stored until ``write``."""
         time_us = self.now(connection)
-        asked = [operation for operation in operations if isinstance(operation, Reservation)]
-        limits = self._limits(asked, time_us)
-        named = {operation.id for operation in operations if operation.id not in self._ledger.holds}
-        found = list(rows.holds(connection, named))
+        if self._set is None:
+            self._hear(connection)
+        if self._shared and any(isinstance(operation, Change) for operation in operations):
+            rows.lock_limits(connection)
+        limits = self._limits(operations, time_us)
+        of_holds = [operation.id for operation in operations if not isinstance(operation, Change)]
+        found = list(rows.holds(connection, {name for name in of_holds if name not in self._ledger.holds}))
         # After the named ones, and without waiting: whoever has locked a hold that is due lets it expire itself.
         due = rows.due_holds(connection, time_us, DUE_MAX)
         found += due
-        self._load(connection, limits, found, [self._ledger.holds.get(operation.id) for operation in operations])
+        remembered = [self._ledger.holds.get(name) for name in of_holds]
+        self._load(connection, limits, found, remembered)
+        # Only now, when the accounts are locked: whoever changed their limits before has let go of them.
+        if self._shared and limits and rows.last_change(connection) != self._change:
+            self._hear(connection)
+            limits = self._limits(operations, time_us)
+            self._load(connection, limits, (), ())
         expired = [self._ledger.expire(rows.hold_id(row), time_us) for row in due]
         relimited = [self._ledger.relimit(key, limit.amount, limit.thresholds) for key, (limit, _) in limits.items()]
         results = [self._result(operation, time_us) for operation in operations]
@@ -150,8 +185,16 @@ class LedgerRows:
         self._note(operations, done)
         return done
 
+    def _hear(self, connection: Connection) -> None:
+        """Read what is set."""
+        self._change, self._set = rows.set_limits(connection)
+        self._places.clear()
+
     def write(self, connection: Connection) -> None:
         """Store what has changed since the last time."""
+        if self._new_limits:
+            rows.write_limits(connection, self._new_limits)
+            self._new_limits = {}
         if self._new_holds:
             new = [(*rows.hold_row(hold), rows.charges_text(hold, self._numbers)) for hold in self._new_holds.values()]
             rows.run(connection, "hold_new", new)
@@ -181,24 +224,30 @@ class LedgerRows:
             wall_us = database_us if self._database_time else wall_us
         return self._time.advance(wall_us, monotonic_us)
 
-    def _limits(self, asked: Iterable[Reservation], time_us: int) -> dict[AccountKey, tuple[Limit, int | None]]:
-        """The limits that are charged, by account, with the end of its window; the last word on one counts."""
+    def _limits(self, operations: Iterable[Operation], time_us: int) -> dict[AccountKey, tuple[Limit, int | None]]:
+        """The limits that are charged or changed, by account, with the end of its window; the last word counts."""
         limits = {}
-        for reservation in asked:
-            for limit, _ in reservation.charges:
-                place = self._place(limit, time_us)
-                limits[place.key] = (limit, place.span.end_us)
+        for operation in operations:
+            if isinstance(operation, Reservation):
+                for limit, _ in operation.charges:
+                    place = self._place(limit, time_us)
+                    limits[place.key] = (place.limit, place.span.end_us)
+            elif isinstance(operation, Change):
+                for setting in operation.settings:
+                    now, then = self._place(setting.ceiling, time_us), _placed(wanted(setting), time_us)
+                    limits[now.key] = (now.limit, now.span.end_us)
+                    limits.setdefault(then.key, (then.limit, then.span.end_us))
         return limits
 
     def _place(self, limit: Limit, time_us: int) -> _Place:
         """Where a limit counts now. Limits are the same objects from decision to decision, and known by that."""
         place = self._places.get(id(limit))
-        if place is None or place.limit is not limit or not place.span.holds(time_us):
-            span = window_of(limit.window, ZoneInfo(limit.zone), time_us)
-            key = AccountKey(limit.path, limit.pools, limit.unit, limit.window, span.start_us)
+        if place is None or place.asked is not limit or not place.span.holds(time_us):
+            assert self._set is not None
+            counted = effective(limit, self._set.get(key_of(limit)) if self._set else None)
             if len(self._places) >= REMEMBERED_PLACES_MAX:
                 self._places.clear()
-            place = self._places[id(limit)] = _Place(limit, key, span)
+            place = self._places[id(limit)] = _placed(counted, time_us)._replace(asked=limit)
         return place
 
     def _load(
@@ -235,6 +284,8 @@ class LedgerRows:
                 if operation.id in ledger.holds:
                     return ledger.reserve(operation, [place.span for place in places], time_us)
                 return ledger.hold(operation, [ledger.accounts[place.key] for place in places], time_us)
+            if isinstance(operation, Change):
+                return self._changed_limits(operation, time_us)
             if isinstance(operation, Settlement):
                 return ledger.settle(operation.id, dict(operation.actual))
             if isinstance(operation, Void):
@@ -242,6 +293,34 @@ class LedgerRows:
             return ledger.extend(operation.id, time_us + operation.hold_us)
         except PolicydError as error:
             return error
+
+    def _changed_limits(self, change: Change, time_us: int) -> Changed:
+        """Set the limits, all or none, and give them to the accounts of the present windows."""
+        assert self._set is not None
+        done = []
+        for setting in change.settings:
+            found = changed(setting, self._set.get(key_of(setting.ceiling)))
+            place = _placed(effective(setting.ceiling, found), time_us)
+            if place.key not in self._ledger.accounts:
+                raise Overloaded("somebody else changes this budget at this moment", remedy="try again")
+            done.append((found, place))
+        self._change += 1
+        self._places.clear()
+        postings: list[Posting] = []
+        crossings: list[Crossing] = []
+        for found, place in done:
+            key = key_of(place.limit)
+            if found is None:
+                self._set.pop(key, None)
+            else:
+                self._set[key] = found
+            self._new_limits[key] = (found, self._change)
+            relimited = self._ledger.relimit(place.key, place.limit.amount, place.limit.thresholds)
+            self._changed.add(place.key)
+            if relimited is not None:
+                postings.append(relimited.posting)
+                crossings += relimited.crossings
+        return Changed(tuple(postings), tuple(crossings))
 
     def _note(self, operations: Sequence[Operation], done: Applied) -> None:
         """What ``write`` will have to store."""
@@ -254,3 +333,8 @@ class LedgerRows:
             self._changed.update(posting.key for posting in posted.postings)
             self._changed_holds[posted.hold.id] = posted.hold
         self._changed.update(each.posting.key for each in done.relimited)
+
+
+def _placed(limit: Limit, time_us: int) -> _Place:
+    span = window_of(limit.window, ZoneInfo(limit.zone), time_us)
+    return _Place(limit, limit, AccountKey(limit.path, limit.pools, limit.unit, limit.window, span.start_us), span)

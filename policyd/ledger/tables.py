@@ -3,6 +3,7 @@
     budget_account  one limit of one level in one window, with its balance
     budget_hold     one reservation; its charges are lists of an amount and the numbers of its accounts, as JSON
     budget_time     the ledger time that each log has reached
+    budget_limit    what somebody has set for an account beside the fleet; without an amount it was given back
 
 Rules: no balance can break its invariant, since the database checks it too; rows of past windows stay, because late
 settlements are charged to them.
@@ -93,6 +94,22 @@ class TimeRow(SQLModel, table=True):
     last_us: int = Field(sa_type=BigInteger)
 
 
+class LimitRow(SQLModel, table=True):
+    """A limit that somebody has set; ``changed`` is the number of the change, by which other writers hear of it."""
+
+    __tablename__ = "budget_limit"
+    __table_args__ = (CheckConstraint("amount >= 0", name="budget_limit_sound"),)
+
+    path: str = Field(sa_type=Text, primary_key=True)
+    pools: str = Field(sa_type=Text, primary_key=True)
+    unit: str = Field(sa_type=Text, primary_key=True)
+    window: str = Field(sa_type=Text, primary_key=True)
+    amount: int | None = Field(sa_type=BigInteger)
+    zone: str = Field(sa_type=Text)
+    thresholds: str | None = Field(sa_type=Text)
+    changed: int = Field(sa_type=BigInteger)
+
+
 def _table(row: type[SQLModel]) -> Table:
     found: Any = row.__dict__["__table__"]
     assert isinstance(found, Table)
@@ -102,4 +119,5 @@ def _table(row: type[SQLModel]) -> Table:
 ACCOUNT: Final = _table(AccountRow)
 HOLD: Final = _table(HoldRow)
 TIME: Final = _table(TimeRow)
-BUDGET_TABLES: Final = (ACCOUNT, HOLD, TIME)
+LIMIT: Final = _table(LimitRow)
+BUDGET_TABLES: Final = (ACCOUNT, HOLD, TIME, LIMIT)

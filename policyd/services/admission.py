@@ -25,7 +25,7 @@ from audit.record import Entry, Search, encode, salt_of
 from policyd.core.budgets import ORGANISATION, account_path
 from policyd.errors import PolicydError
 from policyd.ledger.postings import deepest, read, written
-from policyd.ledger.rules import AccountKey, Crossing, Denied, Posted, Posting, Relimited, Reservation
+from policyd.ledger.rules import AccountKey, Changed, Crossing, Denied, Posted, Posting, Relimited, Reservation
 from policyd.ledger.store import Applied, LedgerRows, Operation
 from policyd.services.clock import rfc3339, uuid7
 
@@ -84,7 +84,7 @@ class Admission:
             told = admission_of(each.operation, result, applied.time_us)
             admissions[each.entry.id] = told
             entries.append(_recorded(each, result, told))
-            if isinstance(result, Posted):
+            if not isinstance(result, Denied):
                 entries += [_threshold(crossing, applied.time_us) for crossing in result.crossings]
         return Judged(entries, admissions, refused)
 
@@ -104,12 +104,14 @@ class Admission:
         return self._ledger.due(connection)
 
 
-def admission_of(operation: Operation, result: Posted | Denied, time_us: int) -> dict[str, Any]:
+def admission_of(operation: Operation, result: Posted | Denied | Changed, time_us: int) -> dict[str, Any]:
     """What the record says of the ledger, as plain JSON values."""
     if isinstance(result, Denied):
         key = dict(zip(AccountKey._fields, result.key, strict=True))
         room = {"why": result.why, "asked": result.asked, "limit": result.limit, "remaining": result.remaining}
         return {"denied": {**key, **room, "resets_us": result.resets_us}, "time_us": time_us}
+    if isinstance(result, Changed):
+        return {**_accounts(result.postings), "time_us": time_us}
     told: dict[str, Any] = {"expires_us": result.hold.expires_us, "postings": _postings(result)}
     if not isinstance(operation, Reservation):
         told["state"] = result.hold.state
@@ -155,7 +157,7 @@ def _postings(posted: Posted) -> list[list[Any]]:
     return written(postings, deepest(postings), [amount for _, amount in posted.hold.charges] if postings else ())
 
 
-def _recorded(each: Submitted, result: Posted | Denied, told: Mapping[str, Any]) -> Entry:
+def _recorded(each: Submitted, result: Posted | Denied | Changed, told: Mapping[str, Any]) -> Entry:
     entry = each.entry
     if isinstance(result, Denied):
         return _denied(entry, told)

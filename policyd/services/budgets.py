@@ -1,4 +1,4 @@
-"""Budgets as they stand: the limits of the live fleet beside the accounts of the ledger.
+"""Budgets as they stand: the limits of the live fleet and those set beside it, and the accounts of the ledger.
 
 Rules: what a caller may read is asked for each account by its tenant, project and environment; the organisation's own
 accounts belong to all tenants, so whoever reads budgets everywhere reads them. An account that nobody has used yet has
@@ -12,9 +12,11 @@ from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 from policyd.core.budgets import ORGANISATION
+from policyd.core.fleet import Fleet
 from policyd.core.principal import Principal
 from policyd.core.snapshot import Snapshot
-from policyd.ledger.chart import Chart, chart_of
+from policyd.ledger.changes import LimitKey, SetLimit, key_of
+from policyd.ledger.chart import Chart, chart_of, counting_of
 from policyd.ledger.rules import GAUGES, Account, AccountKey, Limit
 from policyd.ledger.windows import window_of
 from policyd.services.clock import rfc3339
@@ -22,25 +24,40 @@ from policyd.services.clock import rfc3339
 OBJECT: Final = "budgets"
 
 
-def readable_chart(principal: Principal, snapshot: Snapshot) -> Chart:
-    """The limits that the principal may read, by path."""
-    chart = chart_of(snapshot.fleet)
-    return {path: limits for path, limits in sorted(chart.items()) if _may_read(principal, snapshot, path)}
+Found = Mapping[LimitKey, SetLimit]
+"""What is set beside the fleet."""
 
 
-def _may_read(principal: Principal, snapshot: Snapshot, path: str) -> bool:
+def readable_chart(principal: Principal, snapshot: Snapshot, found: Found) -> Chart:
+    """The limits that count and that the principal may read, by path."""
+    chart = counting_of(snapshot.fleet, found)
+    return {path: limits for path, limits in sorted(chart.items()) if permitted(principal, snapshot, path, "read")}
+
+
+def permitted(principal: Principal, snapshot: Snapshot, path: str, action: str) -> bool:
+    """Whether the principal may do this with the budgets of an account."""
     entitled = snapshot.entitlements
     if path == ORGANISATION:
-        return principal.permitted_everywhere(entitled, OBJECT, "read", sorted(snapshot.fleet.tenants))
+        return principal.permitted_everywhere(entitled, OBJECT, action, sorted(snapshot.fleet.tenants))
     tenant, project, environment = (*path.split("/"), None, None)[:3]
     assert tenant is not None
-    return principal.permitted(entitled, OBJECT, "read", tenant, project, environment)
+    return principal.permitted(entitled, OBJECT, action, tenant, project, environment)
 
 
-def budget_items(chart: Chart, accounts: Iterable[Account], now_us: int) -> list[dict[str, Any]]:
-    """One item for each limit, in order of path, in its present window."""
+def budget_items(
+    chart: Chart, accounts: Iterable[Account], now_us: int, fleet: Fleet, found: Found
+) -> list[dict[str, Any]]:
+    """One item for each limit, in order of path, in its present window, and where the limit comes from."""
     known = {account.key: account for account in accounts}
-    return [_item(limit, known, now_us) for limits in chart.values() for limit in limits]
+    declared = {key_of(limit): limit.amount for limits in chart_of(fleet).values() for limit in limits}
+    items = []
+    for limits in chart.values():
+        for limit in limits:
+            key = key_of(limit)
+            own = found.get(key)
+            origin = {"limit_fleet": declared.get(key), "limit_set": None if own is None else own.amount}
+            items.append({**_item(limit, known, now_us), **origin, "thresholds": list(limit.thresholds)})
+    return items
 
 
 def _item(limit: Limit, known: Mapping[AccountKey, Account], now_us: int) -> dict[str, Any]:

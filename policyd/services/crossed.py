@@ -1,21 +1,23 @@
-"""Which budget thresholds accounts have crossed, as the ledger says: what policies see of budgets.
+"""Which budget thresholds accounts have crossed, and which limits are set, as the ledger says.
 
 Rules: only spending counts, never what is held; the newest word of the ledger is at most ``interval_ms`` old; when it
 cannot be read the last word stands, and before the first there is none, so that a missing fact stays a refusal. Exact
-limits are kept by the reservation itself and never by this.
+limits are kept by the reservation itself and never by this: a limit that somebody has set for what had none is charged
+once this has heard of it, and whatever else is set counts at once.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
 from policyd.core.facts import threshold_percent
 from policyd.core.snapshot import Snapshot
 from policyd.errors import PolicydError
-from policyd.ledger.chart import chart_of
+from policyd.ledger.changes import LimitKey, SetLimit
+from policyd.ledger.chart import counting_of
 from policyd.ledger.rules import GAUGES, Account
 from policyd.services.clock import Now, now_us
 
@@ -27,6 +29,8 @@ class Accounts(Protocol):
     """The reading side of the ledger."""
 
     async def accounts(self, paths: Sequence[str], time_us: int) -> list[Account]: ...
+
+    async def set_limits(self) -> tuple[int, Mapping[LimitKey, SetLimit]]: ...
 
 
 class SnapshotNow(Protocol):
@@ -43,6 +47,11 @@ class Crossed:
         self._snapshots = snapshots
         self._now = now
         self._percent: dict[str, int] | None = None
+        self._set: tuple[int, Mapping[LimitKey, SetLimit]] = (0, {})
+
+    def limits(self) -> Mapping[LimitKey, SetLimit]:
+        """What somebody has set beside the fleet: the same object until that changes."""
+        return self._set[1]
 
     def percent(self, levels: Sequence[str]) -> int | None:
         """The highest of these accounts; None while the ledger has not been read."""
@@ -51,10 +60,13 @@ class Crossed:
 
     async def refresh(self) -> None:
         """Read the ledger. Raises ``PolicydError``."""
-        chart = chart_of(self._snapshots.current().fleet)
-        found = await self._reader.accounts(list(chart), self._now()) if chart else []
+        found = await self._reader.set_limits()
+        if found[0] > self._set[0]:
+            self._set = found
+        chart = counting_of(self._snapshots.current().fleet, self.limits())
+        accounts = await self._reader.accounts(list(chart), self._now()) if chart else []
         percent: dict[str, int] = {}
-        for account in found:
+        for account in accounts:
             if account.key.unit not in GAUGES and account.spent:
                 crossed = threshold_percent(account.spent, account.limit)
                 percent[account.key.path] = max(percent.get(account.key.path, 0), crossed)

@@ -26,11 +26,13 @@ from policyd.core.principal import Principal
 from policyd.core.quantities import RATE_CLASSES, size_class
 from policyd.core.snapshot import Snapshot
 from policyd.core.workload import DemandRequest, Workload, WorkloadRequest
-from policyd.ledger.chart import Chart, chart_of, levels, limits_of
+from policyd.ledger.changes import LimitKey, SetLimit
+from policyd.ledger.chart import Chart, ceilings_of, levels, limits_of
 from policyd.ledger.rules import Limit
 from policyd.services.clock import day, hour_of_week
 
 FRAMES_MAX = 4_096
+NOTHING_SET: Final[Mapping[LimitKey, SetLimit]] = {}
 KEYS_PER_FRAME_MAX = 1_024
 
 
@@ -76,8 +78,11 @@ class Frames:
     """The frames of the live snapshot. ``ledger`` says which threshold the accounts of some levels have crossed."""
 
     ledger: Callable[[Sequence[str]], int | None] = lambda levels: None
+    limits: Callable[[], Mapping[LimitKey, SetLimit]] = lambda: NOTHING_SET
+    """What is set beside the fleet: another object when it has changed."""
     _snapshot: Snapshot | None = None
     _frames: OrderedDict[tuple[Any, ...], Frame] = field(default_factory=OrderedDict)
+    _set: Mapping[LimitKey, SetLimit] = field(default_factory=dict)
     _chart: Chart = field(default_factory=dict)
     _groups: Mapping[str, str] = field(default_factory=dict)
 
@@ -108,10 +113,11 @@ class Frames:
         return Framed(normalised, key, crossed, hour, date, frame.charged, self._groups)
 
     def _frame(self, snapshot: Snapshot, request: WorkloadRequest, principal: Principal) -> Frame:
-        if snapshot is not self._snapshot:
+        found = self.limits()
+        if snapshot is not self._snapshot or found is not self._set:
             self._frames.clear()
-            self._snapshot = snapshot
-            self._chart = chart_of(snapshot.fleet)
+            self._snapshot, self._set = snapshot, found
+            self._chart = ceilings_of(snapshot.fleet, found)
             self._groups = {pool.id: pool.group for pool in snapshot.fleet.pools.values()}
         key = _frame_key(request, principal)
         frame = self._frames.get(key)

@@ -28,6 +28,7 @@ from policyd.core.budgets import known_zone
 from policyd.errors import (
     AmountInvalid,
     AuditError,
+    BudgetRaised,
     KeyInProgress,
     KeyReused,
     NotFound,
@@ -38,8 +39,9 @@ from policyd.errors import (
     ReservationConflict,
     SamePerson,
 )
+from policyd.ledger.changes import Setting
 from policyd.ledger.rules import UNITS, Charge, Limit, Reservation, Unit
-from policyd.ledger.store import Extension, Operation, Settlement, Void
+from policyd.ledger.store import Change, Extension, Operation, Settlement, Void
 from policyd.ledger.windows import WINDOWS, Window
 from policyd.services.commit import AdmittedPosition, Outcome, Submission
 from policyd.services.idempotency import Claim
@@ -79,8 +81,8 @@ class Appended:
 _ERRORS: Final[Mapping[str, type[PolicydError]]] = {
     error.code: error
     for error in (
-        *(AmountInvalid, AuditError, KeyInProgress, KeyReused, NotFound, Overloaded, ReservationConflict),
-        *(OnHold, ProposalClosed, SamePerson),
+        *(AmountInvalid, AuditError, BudgetRaised, KeyInProgress, KeyReused, NotFound, Overloaded),
+        *(OnHold, ProposalClosed, ReservationConflict, SamePerson),
     )
 }
 """What the writer answers with; anything else arrives as ``AuditError``."""
@@ -269,6 +271,8 @@ def _operation_json(operation: Operation) -> list[Any]:
         return ["settle", operation.id, operation.actual]
     if isinstance(operation, Void):
         return ["void", operation.id]
+    if isinstance(operation, Change):
+        return ["change", operation.id, [[astuple(each.ceiling), *astuple(each)[1:]] for each in operation.settings]]
     return ["extend", operation.id, operation.hold_us]
 
 
@@ -288,7 +292,16 @@ def _operation(row: list[Any]) -> Operation:
         return Void(hold)
     if name == "extend":
         return Extension(hold, rest[0])
+    if name == "change":
+        return Change(hold, tuple(_setting(*row) for row in rest[0]))
     raise ValueError(f"the ledger knows no {name!r}")
+
+
+def _setting(ceiling: list[Any], amount: Any, zone: str, thresholds: Any, may_raise: Any) -> Setting:
+    told = None if thresholds is None else tuple(thresholds)
+    if type(may_raise) is not bool or type(amount) not in (int, type(None)) or {type(p) for p in told or ()} - {int}:
+        raise ValueError("a change of a limit is none")
+    return Setting(_limit(*ceiling[:-1], tuple(ceiling[-1])), amount, known_zone(zone), told, may_raise)
 
 
 @lru_cache(maxsize=20_000)

@@ -22,7 +22,8 @@ from audit.record import Kind
 from policyd.core.fleet import Level
 from policyd.core.workload import Environment
 from policyd.errors import AuditError, Finding, NotFound, Overloaded, RequestError
-from policyd.ledger.rows import current_accounts
+from policyd.ledger.changes import LimitKey, SetLimit
+from policyd.ledger.rows import current_accounts, set_limits
 from policyd.ledger.rules import Account
 from policyd.services.data_directory import DataDirectory
 from policyd.services.idempotency import Kept, found
@@ -146,6 +147,10 @@ class LogReader:
     async def accounts(self, paths: Sequence[str], time_us: int) -> list[Account]:
         """The budget accounts of these paths in the windows of that time."""
         return await self._read(lambda connection: current_accounts(connection, paths, time_us))
+
+    async def set_limits(self) -> tuple[int, Mapping[LimitKey, SetLimit]]:
+        """The number of the last change of limits, and what is set."""
+        return await self._read(set_limits)
 
     async def key(self, scope: bytes, now_us: int) -> Kept | None:
         """What an idempotency key was used for, if it was and that has not expired."""
