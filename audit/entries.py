@@ -117,6 +117,47 @@ def entries(
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Picked:
+    """An entry of some kind, without its columns."""
+
+    index: int
+    id: str
+    kind: Kind
+    time_us: int
+    body: bytes
+
+    def document(self) -> dict[str, Any]:
+        """The body as JSON values. Raises ``LogCorrupt`` when it is none."""
+        try:
+            found = orjson.loads(self.body)
+        except ValueError as error:
+            raise LogCorrupt("the body is no JSON", index=self.index) from error
+        if not isinstance(found, dict):
+            raise LogCorrupt("the body is no object", index=self.index)
+        return found
+
+
+def of_kinds(
+    connection: Connection, kinds: Sequence[Kind], from_index: int, to_index: int, *, log: int = 0
+) -> list[Picked]:
+    """The entries of these kinds from an index on, before ``to_index``, in the order of the log.
+
+    Raises ``LogCorrupt`` naming the first that is damaged.
+    """
+    columns = (ENTRY.c.index.label(_PLACE), ENTRY.c.id, ENTRY.c.kind, ENTRY.c.time_us, ENTRY.c.leaf_hash, BODY.c.body)
+    query = select(*columns).join_from(ENTRY, BODY, has_body(connection), isouter=True)
+    query = query.where(ENTRY.c.index >= place(log, from_index), ENTRY.c.index < place(log, to_index))
+    query = query.where(ENTRY.c.kind.in_([KINDS.index(kind) for kind in kinds])).order_by(ENTRY.c.index)
+    found = []
+    for row in connection.execute(query):
+        index = index_of(row.place)
+        if not isinstance(row.body, bytes) or leaf_hash(row.body) != row.leaf_hash:
+            raise LogCorrupt("the body is not what was recorded", index=index)
+        found.append(Picked(index, str(UUID(bytes=row.id)), KINDS[row.kind], row.time_us, row.body))
+    return found
+
+
 def texts(connection: Connection, numbers: Iterable[int | None]) -> dict[int | None, str]:
     """The words with these numbers."""
     found: dict[int | None, str] = {}

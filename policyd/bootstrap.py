@@ -54,6 +54,8 @@ from policyd.services.settlements import Settlements
 from policyd.services.sheets import SheetBook, SheetLimits
 from policyd.services.simulations import SimulationLimits, Simulations
 from policyd.services.two_persons import TwoPersons
+from policyd.services.webhook_forms import secret_of
+from policyd.services.webhooks import Receiver, Webhooks
 from policyd.services.writer import CommitLimits
 from policyd.settings import AuthSettings, EngineSettings, OidcSettings, Settings
 from policyd.telemetry import Exposition, Telemetry
@@ -162,7 +164,7 @@ def _secret(path: Path | None) -> str | None:
     try:
         return path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the token file {path} cannot be read: {error}") from None
+        raise ConfigError(f"the file {path} with a secret cannot be read: {error}") from None
 
 
 def make_entitlements(model: str, rows: str, fleet: Fleet) -> Entitlements:
@@ -206,6 +208,41 @@ async def writing(settings: Settings) -> AsyncIterator[tuple[DataDirectory, Comm
         stack.callback(directory.release)
         observe_process(telemetry)
         yield directory, await _open_log(settings, directory, telemetry, stack), telemetry
+
+
+@asynccontextmanager
+async def telling(
+    settings: Settings, directory: DataDirectory, origin: str, telemetry: Telemetry
+) -> AsyncIterator[None]:
+    """Webhooks for what is in the log with this name, delivered beside its writer. Raises ``ConfigError``."""
+    if not settings.webhooks:
+        yield
+        return
+    # Imported here because its HTTP client takes a quarter of a second that servers without webhooks do without.
+    from connectors.webhook_http import WebhookHttp
+
+    async with AsyncExitStack() as stack:
+        http = await stack.enter_async_context(WebhookHttp())
+        reader = await LogReader.open(directory, deadline_ms=settings.audit.search_deadline_ms)
+        stack.push_async_callback(reader.close)
+        webhooks = Webhooks(receivers_of(settings), reader, origin, directory.path, http.post)
+        telemetry.observe("policyd.webhook.attempts", webhooks.counted)
+        telemetry.observe("policyd.webhook.failing", webhooks.failing_s)
+        await webhooks.begin()
+        delivering = asyncio.create_task(webhooks.run())
+        stack.push_async_callback(_cancel, delivering)
+        yield
+
+
+def receivers_of(settings: Settings) -> list[Receiver]:
+    """Who is told of what. Raises ``ConfigError`` when a secret cannot be read."""
+    found = []
+    for name, chosen in settings.webhooks.items():
+        written = _secret(chosen.secret_file)
+        key = None if written is None else secret_of(written)
+        kept = {each: getattr(chosen, each) for each in ("timeout_ms", "retry_first_ms", "retry_max_ms", "give_up_ms")}
+        found.append(Receiver(name, chosen.url, frozenset(chosen.events), chosen.form, key, **kept))
+    return found
 
 
 @asynccontextmanager

@@ -175,6 +175,41 @@ class ProposalSettings(_Section):
     )
 
 
+WebhookName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
+EventName = Literal["budget.threshold", "budget.set"]
+
+
+class WebhookSettings(_Section):
+    """Who is told of events, by HTTP POST, each under a name of its own."""
+
+    url: str = Field(description="where to; http or https, without a user and a password")
+    events: Annotated[tuple[EventName, ...], Field(min_length=1)] = Field(
+        ("budget.threshold",), description="of what: `budget.threshold`, `budget.set`"
+    )
+    form: Literal["json", "alertmanager"] = Field(
+        "json", description="`json`: one object; `alertmanager`: a list of one alert, for its `/api/v2/alerts`"
+    )
+    secret_file: Path | None = Field(
+        None, description="file with the secret that signs (Standard Webhooks, HMAC-SHA-256); none: nothing is signed"
+    )
+    timeout_ms: Annotated[int, Field(ge=100, le=60_000)] = Field(5_000, description="longest attempt")
+    retry_first_ms: Annotated[int, Field(ge=10, le=600_000)] = Field(
+        1_000, description="pause after the first failure; each further one doubles it"
+    )
+    retry_max_ms: Annotated[int, Field(ge=10, le=3_600_000)] = Field(300_000, description="longest pause")
+    give_up_ms: Annotated[int, Field(ge=1_000, le=2_592_000_000)] = Field(
+        86_400_000, description="how long one event is tried before it is given up, counted and logged"
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _plain_address(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+            raise ValueError("is no http or https address without a user and a password")
+        return value
+
+
 class SimulationSettings(_Section):
     """What ``POST /v1/simulations`` may do beside the decisions."""
 
@@ -293,6 +328,9 @@ class Settings(_Section):
     telemetry: TelemetrySettings = TelemetrySettings()
     budgets: BudgetSettings = BudgetSettings()
     proposals: ProposalSettings = ProposalSettings()
+    webhooks: Annotated[dict[WebhookName, WebhookSettings], Field(max_length=16)] = Field(
+        default_factory=dict, description="receivers of events, by name, such as `webhooks.ops.url`"
+    )
     simulation: SimulationSettings = SimulationSettings()
     auth: AuthSettings = AuthSettings()
     tls: TlsSettings = TlsSettings()

@@ -107,6 +107,20 @@ METRICS: Final = (
     Metric("policyd.log.entries", "counter", "{entry}", (), "Entries in the log, earlier runs included", across="max"),
     Metric("policyd.log.healthy", "gauge", "", (), "1 while the log takes entries, else 0", across="min"),
     Metric(
+        "policyd.webhook.attempts",
+        "counter",
+        "{attempt}",
+        ("receiver", "result"),
+        "Attempts to tell a receiver of an event: delivered, failed, refused by a 4xx; and events given up",
+    ),
+    Metric(
+        "policyd.webhook.failing",
+        "gauge",
+        "s",
+        ("receiver",),
+        "How long a receiver of webhooks has not taken what waits for it; 0 while it does",
+    ),
+    Metric(
         "policyd.snapshot.info",
         "gauge",
         "",

@@ -21,7 +21,7 @@ from policyd.api.parts import Parts
 from policyd.api.problems import request_id_of
 from policyd.api.queries import parameters
 from policyd.core.budgets import Budget, Zone
-from policyd.core.pool import Quantity
+from policyd.core.quantities import MAX_SAFE
 from policyd.core.workload import Given, Name
 from policyd.documents import nearest
 from policyd.errors import NotFound
@@ -29,6 +29,9 @@ from policyd.ledger.chart import Chart
 from policyd.services.budget_changes import LIMITS_MAX, REASON_MAX_CHARS, Wish
 from policyd.services.budgets import budget_items, readable_chart
 from policyd.services.clock import now_us
+
+Written = Annotated[str, StringConstraints(pattern=r"^(fleet|[0-9]{1,16}(\.[0-9]{1,12})?)$")]
+"""A decimal, or the word that gives a limit back."""
 
 
 class LimitRequest(Given):
@@ -38,7 +41,7 @@ class LimitRequest(Given):
     beside those of the fleet.
     """
 
-    limit: Quantity | Literal["fleet"]
+    limit: Written | Annotated[int, Field(ge=0, le=MAX_SAFE)]
     unit: Literal["usd", "tokens", "gpu_hours", "requests", "gpus", "in_flight"] = "usd"
     window: Literal["hour", "day", "week", "month", "total"] | None = None
     pools: Name | None = None
@@ -56,7 +59,7 @@ class LimitRequest(Given):
         gives_back = self.limit == "fleet"
         try:
             budget = Budget(
-                limit=Decimal(0) if isinstance(self.limit, str) else self.limit,
+                limit=Decimal(0 if gives_back else self.limit),
                 window=self.window,
                 unit=self.unit,
                 zone=self.zone,

@@ -116,12 +116,15 @@ async def _serving_checks(settings: Settings) -> list[Check]:
         check_secrets,
         check_telemetry,
         check_tls,
+        check_webhooks,
         check_workers,
     )
+    from policyd.services.webhooks import read_states
 
     auth = settings.auth
     key = LogFiles.within(settings.data_dir).key
-    secrets = (settings.engine.opa_token_file, settings.audit.database_url_file, key if key.exists() else None)
+    secrets = [settings.engine.opa_token_file, settings.audit.database_url_file, key if key.exists() else None]
+    secrets += [receiver.secret_file for receiver in settings.webhooks.values()]
 
     def expiries() -> list[tuple[str, int | None]]:
         assert auth.tokens_file is not None
@@ -138,6 +141,7 @@ async def _serving_checks(settings: Settings) -> list[Check]:
         *await check_identity(settings, expiries, fetch_keys),
         *check_tls(settings, lambda: TlsFiles(settings.tls)),
         *check_secrets(path for path in secrets if path is not None),
+        *check_webhooks(list(settings.webhooks), lambda: read_states(settings.data_dir)),
         *await check_telemetry(lambda: endpoints(os.environ)),
         check_workers(settings),
         check_ntp(),

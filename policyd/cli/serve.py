@@ -64,7 +64,7 @@ def serve(
 
 async def _serve(settings: Settings) -> None:
     from policyd.api import server
-    from policyd.bootstrap import running
+    from policyd.bootstrap import running, telling
     from policyd.cli.logs import start_logs
 
     start_logs(settings.telemetry)
@@ -74,14 +74,15 @@ async def _serve(settings: Settings) -> None:
             f"fleet {parts.snapshot.fleet.digest[:19]}, {parts.engine.name}",
             _who(settings, parts.principal.name),
         )
-        await server.serve(parts, settings, _ready)
+        async with telling(settings, parts.directory, parts.committer.origin, parts.telemetry):
+            await server.serve(parts, settings, _ready)
 
 
 async def _supervise(settings: Settings) -> None:
     import sys
 
     from policyd.api.supervisor import Supervisor, supervise
-    from policyd.bootstrap import tree_files, writing
+    from policyd.bootstrap import telling, tree_files, writing
     from policyd.cli.logs import start_logs
     from policyd.core.principal import LOCAL
     from policyd.services.figures import ServerFigures
@@ -92,7 +93,8 @@ async def _supervise(settings: Settings) -> None:
         say(f"policyd on {settings.data_dir}: {settings.workers} API processes", _who(settings, LOCAL.name))
         figures = ServerFigures(telemetry)
         supervisor = Supervisor(settings, directory, committer, lambda: tree_files(settings), command, figures)
-        await supervise(supervisor, _ready)
+        async with telling(settings, directory, committer.origin, telemetry):
+            await supervise(supervisor, _ready)
 
 
 def _who(settings: Settings, name: str) -> str:

@@ -7,6 +7,7 @@
 | tls       | the files do not hold together, or a certificate is not  | a certificate ends soon; others may read |
 |           | in force                                                 | the key                                  |
 | secrets   | a secret's file is not there, or others may write it     | others may read it                       |
+| webhooks  | where the receivers are cannot be read                   | a receiver is failing, or was not told   |
 | telemetry | the ``OTEL_*`` variables ask for what is not supported   | the collector does not answer            |
 | workers   |                                                          | more processes than processors, too few  |
 |           |                                                          | file descriptors for what may come       |
@@ -23,10 +24,10 @@ import os
 import resource
 import stat
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from cryptography import x509
@@ -143,6 +144,26 @@ def check_secrets(files: Iterable[Path]) -> list[Check]:
     named = list(files)
     found = [opened for path in named if (opened := check_mode("secrets", path, secret=True)) is not None]
     return found or [Check("secrets", Health.OK, f"{len(named)} files, open to nobody else")]
+
+
+def check_webhooks(names: Sequence[str], read: Callable[[], Mapping[str, Any]]) -> list[Check]:
+    """Whether the receivers of webhooks take what they are told, as the server that tells them has kept it."""
+    if not names:
+        return []
+    try:
+        kept = read().get("receivers", {})
+    except PolicydError as error:
+        return [failed("webhooks", error)]
+    found = []
+    for name in names:
+        state = kept.get(name, {})
+        if state.get("failing_since") is not None:
+            detail = f"{name} has not taken what waits for it since {state['failing_since']}: {state.get('error')}"
+            found.append(Check("webhooks", Health.WARN, detail, "mend the receiver; what waits is told again"))
+        elif state.get("given_up"):
+            detail = f"{name} was not told of {state['given_up']} events, which were given up"
+            found.append(Check("webhooks", Health.WARN, detail, "look at the log of the server for their ids"))
+    return found or [Check("webhooks", Health.OK, f"{len(names)} receivers, none is failing")]
 
 
 async def check_telemetry(endpoints: Callable[[], Iterable[str]]) -> list[Check]:

@@ -109,7 +109,7 @@ def test_a_limit_of_ones_own_is_kept_and_exhausted(doors: Doors, bank_chat: dict
     ("limit", "words"),
     [
         (month("1.00000000001"), "whole number"),
-        (month(-1), "quoted decimals"),
+        (month(-1), "greater than"),
         (month(1, zone="Mars/Olympus"), "time zone"),
         ({"limit": 1}, "needs a window"),
         (month(1, unit="in_flight"), "has no window"),

@@ -1,0 +1,94 @@
+"""What others want to hear of: entries of the log as events, by one table. To add one: a row here, its name in
+``policyd.settings.EventName``.
+
+Rules: pure; an event is made from its entry and from nothing else, so that it can be made again after a crash and is
+the same; its id is that of the entry, by which a receiver knows what it has heard already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from audit.entries import Picked
+from audit.record import Kind
+
+Severity = Literal["info", "warning", "critical"]
+UNIT_WORDS: Final[Mapping[str, str]] = {
+    "tokens": "tokens",
+    "gpu_ms": "GPU milliseconds",
+    "requests": "requests",
+    "gpus": "GPUs",
+    "in_flight": "requests in flight",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What an entry says to a person: how bad it is, a sentence, and the labels that alerts are grouped by."""
+
+    severity: Severity
+    summary: str
+    labels: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that happened. ``document`` is the entry as it is recorded, without its salt."""
+
+    name: str
+    id: str
+    index: int
+    time_us: int
+    tenant: str | None
+    told: Told
+    document: Mapping[str, Any]
+
+
+def _threshold(body: Mapping[str, Any]) -> Told:
+    path, pools, unit, window, _ = body["account"]
+    percent, whose = body["percent"], "all tenants" if path == "*" else path
+    severity: Severity = "critical" if percent >= 95 else "warning" if percent >= 80 else "info"
+    used = f"{amount(body['spent'], unit)} of {amount(body['limit'], unit)}"
+    labels = {"account": path, "pools": pools, "unit": unit, "window": window, "percent": str(percent)}
+    return Told(severity, f"{whose} has spent {percent} % of its budget for the {window}: {used}", labels)
+
+
+def _set(body: Mapping[str, Any]) -> Told:
+    path = body["path"]
+    said = ", ".join(
+        f"{limit['unit']} ({limit['window']}) "
+        + ("given back" if limit["limit"] is None else amount(limit["limit"], limit["unit"]))
+        for limit in body["limits"]
+    )
+    return Told("info", f"the budget of {path} was set: {said}", {"account": path})
+
+
+def amount(value: int, unit: str) -> str:
+    """An amount of the ledger for a person."""
+    if unit == "micro_usd":
+        return f"${value // 1_000_000:,}.{value % 1_000_000 // 10_000:02d}"
+    return f"{value:,} {UNIT_WORDS.get(unit, unit)}"
+
+
+_ROWS: Final[Mapping[tuple[Kind, str | None], tuple[str, Callable[[Mapping[str, Any]], Told]]]] = {
+    ("budget", "threshold"): ("budget.threshold", _threshold),
+    ("budget", "set"): ("budget.set", _set),
+}
+EVENT_NAMES: Final = tuple(name for name, _ in _ROWS.values())
+KINDS_HEARD: Final[tuple[Kind, ...]] = tuple(dict.fromkeys(kind for kind, _ in _ROWS))
+
+
+def event_of(picked: Picked) -> Event | None:
+    """The event that an entry is; None when nobody wants to hear of such an entry."""
+    body = picked.document()
+    row = _ROWS.get((picked.kind, body.get("event")))
+    if row is None:
+        return None
+    name, tell = row
+    told = tell(body)
+    account = told.labels.get("account")
+    tenant = None if account in (None, "*") else str(account).split("/")[0]
+    document = {key: value for key, value in body.items() if key != "salt"}
+    return Event(name, picked.id, picked.index, picked.time_us, tenant, told, document)
