@@ -23,6 +23,7 @@ from psycopg.adapt import Buffer, Dumper
 from psycopg.pq import Format
 from sqlalchemy import Connection
 
+from audit.block_store import BlockRows
 from audit.errors import EntriesRefused
 from audit.store import Tail, numbers_of
 from audit.tables import ENTRY, without_nul
@@ -195,6 +196,23 @@ class PostgresqlRows:
         if taken == len(entries):
             return ()
         return [found for (found,) in _run(connection, _RECORDED, ids, places)]
+
+    def add_block(self, connection: Connection, rows: BlockRows) -> None:
+        """Two statements; a log is sealed by whoever opens the database, so another writer may be first."""
+        number, first_us, last_us, times_us = rows[0]
+        _run(
+            connection,
+            "INSERT INTO block (number, first_us, last_us, times_us) "
+            "SELECT * FROM unnest(%s::int8[], %s::int8[], %s::int8[], %s::bytea[]) ON CONFLICT DO NOTHING",
+            *(_int8s([number]), _int8s([first_us]), _int8s([last_us]), _byteas([times_us])),
+        )
+        fields, values, numbers, offsets = zip(*rows[1], strict=True)
+        _run(
+            connection,
+            "INSERT INTO posting (field, value, block, offsets) "
+            "SELECT * FROM unnest(%s::int4[], %s::int4[], %s::int8[], %s::bytea[]) ON CONFLICT DO NOTHING",
+            *(_int4s(fields), _int4s(values), _int8s(numbers), _byteas(offsets)),
+        )
 
 
 ROWS: Final = PostgresqlRows()

@@ -130,6 +130,7 @@ class PostgresqlStore:
         with connection.begin():
             make_months(connection, months_from(f"{datetime.now(UTC):%Y-%m}", 1 + MONTHS_AHEAD))
             store.verify_tail(connection, log=number)
+            store.seal_full_blocks(connection)
         return number, name
 
     def open_reader(self) -> Engine:

@@ -6,17 +6,16 @@ does not, both ISO 8601 in UTC. Entries of one microsecond come in the order of 
 several logs in one database log by log.
 
 Rules: every value is a bound parameter; a cursor continues only the search that it came from; bodies and blobs are
-checked against their hashes before they leave; indexes serve time, tenant, request, id, waiver, approver and a data
-source that few entries name, and the other filters look through what those leave, so narrow rare ones by time or tenant
-in a large log.
+checked against their hashes before they leave; every filter has an index: ids and requests one of their own, the others
+the blocks of ``audit.block_search``.
 It refuses: unknown filters (naming the nearest one), foreign cursors, pages over 1,000.
 """
 
 from __future__ import annotations
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
 from hashlib import sha256
@@ -26,6 +25,8 @@ from uuid import UUID
 import orjson
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, literal_column, or_, select, tuple_
 
+from audit.block_search import Group, Wanted, newest
+from audit.blocks import FIELDS
 from audit.errors import LogCorrupt, QueryInvalid
 from audit.record import (
     KINDS,
@@ -37,7 +38,7 @@ from audit.record import (
     is_entry_id,
     leaf_hash,
 )
-from audit.store import numbers_of, unpack
+from audit.store import ROWS_PER_STATEMENT_MAX, numbers_of, unpack
 from audit.tables import BLOB, BODY, ENTRY, ENTRY_TERM, INDEX_BITS, LOG, SHEET_TERM, WORD, has_body, index_of
 
 WORD_FILTERS: Final = (
@@ -75,6 +76,9 @@ CURSOR_MAX_CHARS: Final = 256
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _PLACE_MAX: Final = 2**63 - 1
+_PLACE_MIN: Final = -(2**63)
+OWNED_BY: Final = ("project", "environment")
+"""What narrows a tenant's part of a log."""
 _ORIGIN: Final = (
     select(LOG.c.origin)
     .where(LOG.c.number == ENTRY.c.index.op(">>")(literal_column(str(INDEX_BITS))))
@@ -138,18 +142,88 @@ def search(
     """
     if type(limit) is not int or not 1 <= limit <= LIMIT_MAX:
         raise QueryInvalid("limit", f"is a whole number from 1 to {LIMIT_MAX}")
-    conditions = matching(connection, filters, kinds, within)
+    wanted = _wanted(connection, filters, kinds, within)
     binding = _binding(filters, kinds)
     if cursor is not None:
-        position = _position(cursor, binding)
-        conditions = conditions and [*conditions, tuple_(ENTRY.c.time_us, ENTRY.c.index) < tuple_(*position)]
-    if conditions is None:
+        before = _position(cursor, binding)
+        wanted = None if wanted is None else replace(wanted, before=before)
+    if wanted is None:
         return Page((), None)
-    query = _records(connection).where(*conditions).order_by(ENTRY.c.time_us.desc(), ENTRY.c.index.desc())
-    rows = connection.execute(query.limit(limit + 1)).all()
-    items = tuple(_record(row) for row in rows[:limit])
-    last = rows[limit - 1] if len(rows) > limit else None
-    return Page(items, None if last is None else _cursor(last[3], last[0], binding))
+    if "request_id" in filters:
+        found = _of_request(connection, filters, kinds, within, wanted.before, limit + 1)
+    else:
+        found = newest(connection, wanted, limit + 1)
+    places = [place for _, place in found[:limit]]
+    items = tuple(_records_at(connection, places))
+    return Page(items, _cursor(*found[limit - 1], binding) if len(found) > limit else None)
+
+
+def _wanted(
+    connection: Connection, filters: Mapping[str, str], kinds: Sequence[Kind], within: Sequence[Within] | None
+) -> Wanted | None:
+    """What a search asks of the blocks; None when a word never occurred in this log, so that nothing can match."""
+    _check_filters(filters)
+    from_us, until_us = (time_us_of(name, filters[name]) if name in filters else None for name in TIME_FILTERS)
+    words = {name: value for name, value in filters.items() if name in FIELDS}
+    parts = [(part.tenant, part.projects, part.environments) for part in within or ()]
+    named = {name for _, *several in parts for names in several for name in names or ()}
+    numbers = numbers_of(connection, sorted({*words.values(), *(tenant for tenant, _, _ in parts), *named}))
+    if any(value not in numbers for value in words.values()):
+        return None
+    ways = [
+        [
+            ("tenant", [tenant]),
+            *((name, names) for name, names in zip(OWNED_BY, several, strict=True) if names is not None),
+        ]
+        for tenant, *several in parts
+    ]
+    known = tuple(
+        tuple(Group(name, tuple(sorted(numbers[each] for each in names if each in numbers))) for name, names in way)
+        for way in ways
+    )
+    known = tuple(way for way in known if all(group.numbers for group in way))
+    if within is not None and not known:
+        return None
+    every = [Group("kind", tuple(KINDS.index(kind) for kind in kinds))]
+    every += [Group(name, (numbers[value],)) for name, value in words.items()]
+    return Wanted(
+        tuple(every),
+        None if within is None else known,
+        _PLACE_MIN if from_us is None else from_us,
+        _PLACE_MAX if until_us is None else until_us,
+        None,
+    )
+
+
+def _of_request(
+    connection: Connection,
+    filters: Mapping[str, str],
+    kinds: Sequence[Kind],
+    within: Sequence[Within] | None,
+    before: tuple[int, int] | None,
+    limit: int,
+) -> list[tuple[int, int]]:
+    """The newest entries with this request id, which has an index of its own: too few share one for a block."""
+    conditions = matching(connection, filters, kinds, within)
+    if conditions is None:
+        return []
+    if before is not None:
+        conditions.append(tuple_(ENTRY.c.time_us, ENTRY.c.index) < tuple_(*before))
+    query = select(ENTRY.c.time_us, ENTRY.c.index.label("place")).where(*conditions)
+    rows = connection.execute(query.order_by(ENTRY.c.time_us.desc(), ENTRY.c.index.desc()).limit(limit))
+    return [(time_us, place) for time_us, place in rows]
+
+
+def _records_at(connection: Connection, places: Sequence[int]) -> Iterator[Record]:
+    """The entries at these places, in their order."""
+    found: dict[int, Row[Any]] = {}
+    for start in range(0, len(places), ROWS_PER_STATEMENT_MAX):
+        query = _records(connection).where(ENTRY.c.index.in_(places[start : start + ROWS_PER_STATEMENT_MAX]))
+        found.update((row[0], row) for row in connection.execute(query))
+    for place in places:
+        if place not in found:
+            raise LogCorrupt("missing, and the search index knows it", index=index_of(place))
+        yield _record(found[place])
 
 
 def matching(

@@ -27,6 +27,8 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.pool import NullPool, QueuePool
 
 from audit import schema
+from audit.block_store import BlockRows, Sealer, full_blocks
+from audit.block_tables import BLOCK, POSTING
 from audit.errors import EntriesRefused, LogCorrupt, LogUnavailable
 from audit.record import KINDS, SEARCH_FIELDS, TERM_FIELDS, Blob, Entry, is_entry_id, leaf_hash
 from audit.tables import BLOB, BODY, ENTRY, ENTRY_TERM, LOG, META, SHEET_TERM, WORD, has_body, index_of, place
@@ -68,6 +70,10 @@ class Tail:
     log: int = 0
     months: set[str] = field(default_factory=set)
     """The months that have a partition, where there are any."""
+    sealer: Sealer = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.sealer = Sealer(self.log, self.next_index)
 
     @classmethod
     def read(cls, connection: Connection, log: int = 0) -> Tail:
@@ -116,6 +122,7 @@ def open_sqlite(path: Path, durability: Durability, *, origin: str | None) -> En
                 connection.execute(META.insert(), {"key": "origin", "value": origin})
                 connection.execute(LOG.insert(), {"number": 0, "origin": origin})
             verify_tail(connection)
+            seal_full_blocks(connection)
             connection.commit()
     except (DBAPIError, sqlite3.Error) as error:
         raise _unavailable(path, error) from error
@@ -244,7 +251,15 @@ def append(
         reason = "this id is recorded already"
         raise EntriesRefused({str(UUID(bytes=found)): reason for found in duplicates})
     tail.next_index += len(entries)
+    for sealed in tail.sealer.sealed(connection, rows, terms):
+        _rows(connection).add_block(connection, sealed)
     return positions
+
+
+def seal_full_blocks(connection: Connection) -> None:
+    """Index what is full and not indexed yet, of every log: the entries of a release before the index."""
+    for sealed in full_blocks(connection):
+        _rows(connection).add_block(connection, sealed)
 
 
 def unpack(encoding: str, content: bytes, expected_digest: str) -> bytes:
@@ -393,6 +408,9 @@ class Rows(Protocol):
     ) -> Collection[bytes]:
         """Add all of them, or tell the ids that are recorded already: the caller rolls back."""
 
+    def add_block(self, connection: Connection, rows: BlockRows) -> None:
+        """Add a block and its postings; what another writer has sealed just now stays as it is."""
+
 
 def _rows(connection: Connection) -> Rows:
     if connection.dialect.name == "postgresql":
@@ -433,26 +451,31 @@ class _SqliteRows:
         _insert(connection, ENTRY_TERM, terms)
         return ()
 
+    def add_block(self, connection: Connection, rows: BlockRows) -> None:
+        _insert(connection, BLOCK, [rows[0]])
+        # Of a block that lost its own row the others may be there still.
+        _insert(connection, POSTING, rows[1], verb="INSERT OR IGNORE")
+
 
 _SQLITE_ROWS: Final = _SqliteRows()
 
 
-def _insert(connection: Connection, table: Table, rows: Sequence[tuple[Any, ...]]) -> None:
+def _insert(connection: Connection, table: Table, rows: Sequence[tuple[Any, ...]], verb: str = "INSERT") -> None:
     """Add rows whose values stand in the order of the table's columns, in as few statements as can be."""
     for part in _parts(rows):
         padded = 1 << (len(part) - 1).bit_length()
         values = [value for row in part for value in row]
         values.extend([None] * (len(table.c) * (padded - len(part))))
-        connection.exec_driver_sql(_insert_sql(table, padded), tuple(values))
+        connection.exec_driver_sql(_insert_sql(table, padded, verb), tuple(values))
 
 
 @lru_cache(maxsize=128)
-def _insert_sql(table: Table, rows: int) -> str:
+def _insert_sql(table: Table, rows: int, verb: str) -> str:
     """One statement for up to ``rows`` rows; unused ones are null, so that few statements exist and stay prepared."""
     columns = ", ".join(f'"{column.name}"' for column in table.c)
     row = "(" + ", ".join("?" * len(table.c)) + ")"
     return (
-        f'INSERT INTO "{table.name}" ({columns}) '
+        f'{verb} INTO "{table.name}" ({columns}) '
         f"SELECT * FROM (VALUES {', '.join([row] * rows)}) WHERE column1 IS NOT NULL"
     )
 

@@ -1,7 +1,7 @@
 """The tables of a log.
 
 ``word`` gives every searchable text a small number once, so that a decision's columns and index rows cost a few bytes
-each; ``body`` is apart from ``entry``, so that a search without an index reads 150 bytes a decision and not 1,500.
+each; ``body`` is apart from ``entry``, so that whoever reads columns only reads 150 bytes a decision and not 1,500.
 
     meta        schema version, and the name that the log was made under
     entry       one row an entry: place in its log, id, kind, time, word numbers, leaf hash
@@ -19,7 +19,8 @@ too: it is ``place(log, index)``, which for number 0, the only log of a file, is
 The files of ``audit/migrations`` make them; ``tests/integration/test_schema.py`` holds both to each other.
 
 Rules: rows are only ever added; numbers of kinds and term fields are positions in ``audit.record``; indexes are few,
-because each costs every decision: time, tenant with time, id, request id.
+because each costs every decision: time, tenant with time, id, request id. What else is searched for is found by the
+blocks of ``audit.block_tables``.
 """
 
 from __future__ import annotations
@@ -168,7 +169,7 @@ class SheetTermRow(SQLModel, table=True):
     """One rejected pool or rule of a sheet; ``sheet`` is the word number of its digest."""
 
     __tablename__ = "sheet_term"
-    __table_args__ = {"sqlite_with_rowid": False}
+    __table_args__ = (Index("sheet_term_by_sheet", "sheet"), {"sqlite_with_rowid": False})
 
     field: int = Field(primary_key=True)
     value: int = Field(primary_key=True)

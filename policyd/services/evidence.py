@@ -13,8 +13,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
+from audit.block_check import check_index
 from audit.checkpoint import open_checkpoint
-from audit.errors import AuditFailure, KeyInvalid, LogCutOff, LogRolledBack, ProofInvalid
+from audit.errors import (
+    AuditFailure,
+    KeyInvalid,
+    LogCorrupt,
+    LogCutOff,
+    LogRolledBack,
+    ProofInvalid,
+    SchemaUnknown,
+)
 from audit.export import Written, export_lines, resumed_lines, written
 from audit.fold import Anchor, Verdict
 from audit.note import VerifierKey
@@ -74,7 +83,10 @@ def verify_directory(
     witnesses: Sequence[VerifierKey],
     anchors: Sequence[Anchor],
 ) -> Verdict:
-    """Check the log of a directory and the checkpoint beside it; without keys, with those that the directory names."""
+    """Check the log of a directory, the checkpoint beside it, and that its search index passes over no entry.
+
+    Without keys it is checked with those that the directory names.
+    """
     files = LogFiles.within(directory.path)
     _require_log(directory)
     try:
@@ -88,10 +100,29 @@ def verify_directory(
             held.append(found)
         if isinstance(directory.store, SqliteStore):
             file, given = directory.store.path, bool(keys)
-            return verify_sqlite(file, keys=known, key_given=given, witnesses=witnesses, anchors=held)
-        return _verify_rows(directory, keys, witnesses, held)
+            verdict = verify_sqlite(file, keys=known, key_given=given, witnesses=witnesses, anchors=held)
+        else:
+            verdict = _verify_rows(directory, keys, witnesses, held)
+        return verdict if verdict.error is not None else _indexed(directory, verdict)
     except AuditFailure as error:
         raise audit_error("the log cannot be verified", error) from error
+
+
+def _indexed(directory: DataDirectory, verdict: Verdict) -> Verdict:
+    """The verdict, when the search index says what the entries say."""
+    try:
+        engine = directory.store.open_reader()
+    except SchemaUnknown:
+        # A log that this version has not opened for writing yet has no index.
+        return verdict
+    try:
+        with engine.connect() as connection, connection.begin():
+            check_index(connection, log_number(connection, verdict.origin))
+    except LogCorrupt as error:
+        return replace(verdict, error=error)
+    finally:
+        engine.dispose()
+    return verdict
 
 
 class _Lines:

@@ -16,6 +16,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import MetaData
 
 from audit import postgresql_store, query, store
+from audit.block_tables import BLOCK_TABLES
 from audit.errors import EntriesRefused, LogCorrupt, LogLocked, LogUnavailable, SchemaUnknown
 from audit.postgresql import MONTHS_AHEAD, months_from
 from audit.postgresql_store import PostgresqlStore
@@ -26,7 +27,9 @@ from audit.tables import TABLES
 from audit.tree_tables import CHECKPOINT, TREE_NODE
 from policyd.ledger.tables import BUDGET_TABLES
 from policyd.services.clock import uuid7
+from policyd.services.holds import HOLDS
 from policyd.services.idempotency import KEYS
+from policyd.services.proposals import PROPOSALS
 from tests.postgresql_server import PASSWORD, QUOTED_PASSWORD, PostgresqlServer
 
 NOW_US = int(datetime(2026, 6, 15, tzinfo=UTC).timestamp()) * 1_000_000
@@ -249,7 +252,7 @@ def test_no_message_tells_the_password(postgresql: PostgresqlServer, tmp_path: P
 
 def test_the_migrations_make_the_tables_that_the_code_uses(database: str, tmp_path: Path) -> None:
     declared = MetaData()
-    for table in (*TABLES, KEYS, TREE_NODE, CHECKPOINT, *BUDGET_TABLES):
+    for table in (*TABLES, *BLOCK_TABLES, KEYS, TREE_NODE, CHECKPOINT, *BUDGET_TABLES, PROPOSALS, HOLDS):
         table.to_metadata(declared)
     with open_log(replica(database, tmp_path, "one"), "log/one") as (log, _):
         context = MigrationContext.configure(log.connection, opts={"compare_type": True, "include_name": _no_partition})

@@ -14,7 +14,8 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import MetaData
 
-from audit import query, schema, store
+from audit import blocks, query, schema, store
+from audit.block_tables import BLOCK, BLOCK_TABLES, POSTING
 from audit.errors import SchemaUnknown
 from audit.record import Entry, Search, leaf_hash
 from audit.tables import TABLES
@@ -114,6 +115,18 @@ def test_a_log_of_the_first_release_is_brought_up_to_date_and_loses_nothing(old:
     reader.dispose()
 
 
+def test_the_entries_of_an_older_log_are_indexed(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "BLOCK_BITS", 0)
+    engine = store.open_sqlite(old, "process_safe", origin="another/name")
+    with engine.connect() as connection, connection.begin():
+        assert [row.number for row in connection.execute(BLOCK.select())] == [0, 1]
+        rows = connection.execute(POSTING.select()).all()
+        named = {(blocks.FIELDS[row.field], row.value, row.block) for row in rows}
+        assert named >= {(name, value, nth) for name, value in (("tenant", 1), ("data_source", 2)) for nth in (0, 1)}
+        assert [found.index for found in query.search(connection, {"data_source": "crm-eu"}).items] == [1, 0]
+    engine.dispose()
+
+
 def test_old_and_new_logs_have_the_same_shape(old: Path, tmp_path: Path) -> None:
     for path in (old, tmp_path / "new"):
         store.open_sqlite(path, "process_safe", origin="policyd/first").dispose()
@@ -171,7 +184,7 @@ def test_a_migration_that_fails_leaves_the_log_as_it_was(path: Path) -> None:
 def test_the_migrations_make_the_tables_that_the_code_uses(path: Path) -> None:
     engine = store.open_sqlite(path, "process_safe", origin="x")
     declared = MetaData()
-    for table in (*TABLES, TREE_NODE, CHECKPOINT, KEYS, *BUDGET_TABLES, PROPOSALS, HOLDS):
+    for table in (*TABLES, *BLOCK_TABLES, TREE_NODE, CHECKPOINT, KEYS, *BUDGET_TABLES, PROPOSALS, HOLDS):
         table.to_metadata(declared)
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})

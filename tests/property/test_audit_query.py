@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.pool import StaticPool
 
-from audit import query, store
+from audit import block_search, blocks, query, store
+from audit.block_tables import BLOCK_TABLES
 from audit.errors import QueryInvalid
 from audit.query import FILTERS, WORD_FILTERS
 from audit.record import KINDS, SHEET_TERM_FIELDS, TERM_FIELDS, Blob, Entry, Search
@@ -97,10 +98,19 @@ def model(entries: list[Entry], kept: dict[str, Blob], filters: dict[str, str]) 
 
 def empty_log() -> Engine:
     engine = create_engine("sqlite://", poolclass=StaticPool)
-    META.metadata.create_all(engine, tables=TABLES)
+    META.metadata.create_all(engine, tables=(*TABLES, *BLOCK_TABLES))
     with engine.begin() as connection:
         connection.execute(LOG.insert(), {"number": 0, "origin": "test/log"})
     return engine
+
+
+def append(connection: Connection, entries: list[Entry], blobs: list[Blob], batch: int, tail: Tail) -> None:
+    """In batches, now and then by a writer that remembers nothing."""
+    store.append(connection, [], blobs, tail=tail)
+    for start in range(0, len(entries), batch):
+        known = tail if start % 3 else Tail.read(connection, tail.log)
+        store.append(connection, entries[start : start + batch], tail=known)
+        tail = known
 
 
 def pages(connection: Connection, filters: dict[str, str], limit: int) -> Iterator[tuple[query.Record, ...]]:
@@ -118,6 +128,9 @@ def all_pages(connection: Connection, filters: dict[str, str], limit: int) -> li
     return [record.id for items in pages(connection, filters, limit) for record in items]
 
 
+BLOCK_BITS: Final = st.sampled_from([0, 1, 2, blocks.BLOCK_BITS])
+"""Blocks of 1, 2 and 4 entries, so that short logs have several, and those of the product."""
+
 filter_values = {name: st.sampled_from(VALUES) for name in FILTERS} | {
     name: st.integers(0, 4).map(moment) for name in ("from", "to")
 }
@@ -128,9 +141,11 @@ filter_values = {name: st.sampled_from(VALUES) for name in FILTERS} | {
     several=st.fixed_dictionaries({}, optional=filter_values),
     limit=st.integers(1, 4),
     few=st.sampled_from([0, 1, query.FEW_ENTRIES]),
+    block_bits=BLOCK_BITS,
+    batch=st.integers(1, 12),
 )
 def test_every_filter_and_every_mix_finds_what_the_model_finds(
-    log: tuple[list[Entry], list[Blob]], several: dict[str, str], limit: int, few: int
+    log: tuple[list[Entry], list[Blob]], several: dict[str, str], limit: int, few: int, block_bits: int, batch: int
 ) -> None:
     entries, blobs = log
     kept = {sheet.digest: sheet for sheet in blobs}
@@ -138,7 +153,9 @@ def test_every_filter_and_every_mix_finds_what_the_model_finds(
     with pytest.MonkeyPatch.context() as patch, engine.connect() as connection:
         # Whichever way a search begins, it finds the same.
         patch.setattr(query, "FEW_ENTRIES", few)
-        store.append(connection, entries, blobs)
+        patch.setattr(block_search, "FEW_OFFSETS", few)
+        patch.setattr(blocks, "BLOCK_BITS", block_bits)
+        append(connection, entries, blobs, batch, Tail.read(connection))
         assert all_pages(connection, {}, limit) == model(entries, kept, {})
         for name in FILTERS:
             values = (moment(1), moment(2)) if name in ("from", "to") else VALUES[:3]
@@ -166,9 +183,20 @@ def shared(postgresql: PostgresqlServer, tmp_path_factory: pytest.TempPathFactor
 
 
 @settings(max_examples=settings().max_examples // 4)  # a search takes ten times as long there, most of it planning
-@given(log=logs(), several=st.fixed_dictionaries({}, optional=filter_values), limit=st.integers(1, 4))
+@given(
+    log=logs(),
+    several=st.fixed_dictionaries({}, optional=filter_values),
+    limit=st.integers(1, 4),
+    block_bits=BLOCK_BITS,
+    batch=st.integers(1, 12),
+)
 def test_both_stores_give_the_same_pages(
-    shared: OpenLog, log: tuple[list[Entry], list[Blob]], several: dict[str, str], limit: int
+    shared: OpenLog,
+    log: tuple[list[Entry], list[Blob]],
+    several: dict[str, str],
+    limit: int,
+    block_bits: int,
+    batch: int,
 ) -> None:
     entries, blobs = log
     engine = empty_log()
@@ -176,11 +204,12 @@ def test_both_stores_give_the_same_pages(
     for name in FILTERS:
         values = (moment(1), moment(2)) if name in ("from", "to") else VALUES[:3]
         searches += [({name: value}, 2) for value in values]
-    with engine.connect() as connection:
-        store.append(connection, entries, blobs)
+    with pytest.MonkeyPatch.context() as patch, engine.connect() as connection:
+        patch.setattr(blocks, "BLOCK_BITS", block_bits)
+        append(connection, entries, blobs, batch, Tail.read(connection))
         transaction = shared.connection.begin()
         try:
-            store.append(shared.connection, entries, blobs, tail=Tail.read(shared.connection, shared.number))
+            append(shared.connection, entries, blobs, batch, Tail.read(shared.connection, shared.number))
             for filters, size in searches:
                 found = [list(pages(each, filters, size)) for each in (connection, shared.connection)]
                 assert found[0] == found[1]
