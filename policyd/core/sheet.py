@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import orjson
 
@@ -84,16 +84,7 @@ class Sheet:
     """The rows as ``policyd.core.decide`` reads them."""
 
 
-class RowComponents(NamedTuple):
-    """The components of the score that the class fixes, as the answer writes them, encoded once."""
-
-    control: orjson.Fragment
-    latency: orjson.Fragment
-    preference: orjson.Fragment
-    model: orjson.Fragment
-
-
-Lane = tuple[Row, str, int, bool, int, int, int, int, int, int, RowComponents]
+Lane = tuple[Row, str, int, bool, int, int, int, int, int, int, bytes]
 """What deciding reads of a row, flat and without names: looked at a million times, so nothing is looked up twice.
 
 | place      | holds                                                                       |
@@ -104,24 +95,52 @@ Lane = tuple[Row, str, int, bool, int, int, int, int, int, int, RowComponents]
 | 7          | GPUs of a replica; 0 where the provider hides them                          |
 | 8          | the part of the score that the class fixes, times 1000                      |
 | 9          | the pool's place among the eligible ones by id                              |
-| 10         | the components that the class fixes                                         |
+| 10         | its entry in an answer, with places for what ``ranked_json`` writes         |
 """
 
 
-def component(name: str, value: int, weights: Mapping[str, int], inputs: Mapping[str, Any]) -> dict[str, Any]:
+def component(name: str, value: Any, weights: Mapping[str, int], inputs: Mapping[str, Any]) -> dict[str, Any]:
     """A component of the score in the contract's shape."""
     return {"name": name, "value": value, "weight": weights[name], "inputs": inputs}
 
 
-def row_components(row: Row, weights: Mapping[str, int]) -> RowComponents:
-    """What ``decide`` cannot change of a row's components."""
-    written = [
-        component("control", row.control, weights, row.control_inputs),
-        component("latency", row.latency, weights, row.latency_inputs),
-        component("preference", row.preference, weights, {}),
-        row.model,
-    ]
-    return RowComponents(*(orjson.Fragment(orjson.dumps(value)) for value in written))
+_NUMBER: Final = orjson.Fragment(b"%d")
+_PART: Final = orjson.Fragment(b"%b")
+
+
+def _fixed(value: Any) -> orjson.Fragment:
+    """What every answer says alike, encoded once."""
+    return orjson.Fragment(orjson.dumps(value).replace(b"%", b"%%"))
+
+
+def entry_template(row: Row, weights: Mapping[str, int]) -> bytes:
+    """The pool's entry in an answer's ``ranked``: a text with places, in order, for what ``decide`` finds."""
+    headroom_inputs = {
+        "available_gpus": _NUMBER,
+        "needed_gpus": _NUMBER,
+        "headroom_points": _NUMBER,
+        "queue_ms": _NUMBER,
+        "queue_points": _NUMBER,
+        "steadiness_points": row.steadiness,
+        **{name: _fixed(value) for name, value in row.steadiness_inputs.items()},
+    }
+    entry = {
+        "pool": _fixed(row.pool),
+        "rank": _NUMBER,
+        "score": _NUMBER,
+        "components": [
+            _fixed(component("control", row.control, weights, row.control_inputs)),
+            component("availability", _NUMBER, weights, headroom_inputs),
+            component("price", _NUMBER, weights, {"micro_usd": _NUMBER}),
+            _fixed(component("latency", row.latency, weights, row.latency_inputs)),
+            _fixed(component("preference", row.preference, weights, {})),
+        ],
+        "cost": _PART,
+        "model": _fixed(row.model),
+        "backends": [],
+        "warnings": _fixed(row.warnings),
+    }
+    return orjson.dumps(entry)
 
 
 def _lane(row: Row, weights: Mapping[str, int], place: int) -> Lane:
@@ -141,7 +160,7 @@ def _lane(row: Row, weights: Mapping[str, int], place: int) -> Lane:
         + weights["preference"] * row.preference
         + weights["availability"] * row.steadiness,
         place,
-        row_components(row, weights),
+        entry_template(row, weights),
     )
 
 

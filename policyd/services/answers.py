@@ -101,9 +101,7 @@ def _before(made: Made) -> dict[str, Any]:
         "valid_until": rfc3339(made.valid_until_us),
         "mode": made.mode,
         "workload": workload.to_json(),
-        "ranked": [
-            ranked_json(scored, rank, workload, made.sheet, made.facts) for rank, scored in enumerate(returned, 1)
-        ],
+        "ranked": [ranked_json(scored, rank, workload) for rank, scored in enumerate(returned, 1)],
         "ranked_total": len(decision.ranked),
     }
 

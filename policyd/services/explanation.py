@@ -52,9 +52,7 @@ def explanation_json(replayed: Replayed) -> dict[str, Any]:
 
 
 def _ranked(scored: Scored, rank: int, made: Made) -> dict[str, Any]:
-    answered: dict[str, Any] = orjson.loads(
-        orjson.dumps(ranked_json(scored, rank, made.workload, made.sheet, made.facts))
-    )
+    answered: dict[str, Any] = orjson.loads(orjson.dumps(ranked_json(scored, rank, made.workload)))
     return {**answered, "kind": scored.row.kind, **scored.row.declared}
 
 

@@ -208,9 +208,20 @@ def test_obligations_of_some_pools_name_them() -> None:
 def test_the_components_add_up_to_the_score() -> None:
     made, state = sheet(row("a"), row("b", pricing=TOKENS)), facts(a=FREE, b=FREE)
     for rank, scored in enumerate(decide(WORKLOAD, made, state).ranked, 1):
-        told = orjson.loads(orjson.dumps(ranked_json(scored, rank, WORKLOAD, made, state)))
+        told = orjson.loads(orjson.dumps(ranked_json(scored, rank, WORKLOAD)))
         assert told["score"] == sum(c["value"] * c["weight"] for c in told["components"]) // 1000
         assert all(0 <= component["value"] <= 1000 for component in told["components"])
+
+
+def test_a_percent_sign_of_a_fleet_is_a_percent_sign() -> None:
+    warned = ({"rule": "100%d", "policy": "%b", "observed": "%"},)
+    made = sheet(
+        row("a", warnings=warned, model={"name": "50%s", "version": "%%", "digest": None, "verified_by": None})
+    )
+    (scored,) = decide(WORKLOAD, made, facts(a=FREE)).ranked
+    told = orjson.loads(orjson.dumps(ranked_json(scored, 1, WORKLOAD)))
+    assert told["warnings"] == list(warned)
+    assert (told["model"]["name"], told["model"]["version"]) == ("50%s", "%%")
 
 
 rows = st.lists(
