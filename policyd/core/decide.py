@@ -217,18 +217,17 @@ def ranked_json(scored: Scored, rank: int, workload: Workload) -> orjson.Fragmen
     return orjson.Fragment(scored.entry % written)
 
 
-def obligations_json(ranked: tuple[Scored, ...], workload: Workload) -> list[dict[str, Any]]:
+def obligations_json(ranked: tuple[Scored, ...], workload: Workload) -> list[Mapping[str, Any]]:
     """What an enforcer must do, whichever returned pool it takes: the token cap, and what the policies oblige to.
 
     An obligation that holds for some of the pools only names them in ``pools``.
     """
-    obligations: list[dict[str, Any]] = []
+    obligations: list[Mapping[str, Any]] = []
     if ranked and workload.scope == "request":
         obligations.append({"name": "max_output_tokens", "value": workload.max_output_tokens})
     first = ranked[0].row.obligations if ranked else ()
     if len(first) < 2 and all(scored.row.obligations == first for scored in ranked):
-        alike = [orjson.loads(orjson.dumps(obligation, option=orjson.OPT_SORT_KEYS)) for obligation in first]
-        return obligations + alike
+        return [*obligations, *first]
     holders: dict[bytes, list[str]] = {}
     for scored in ranked:
         for obligation in scored.row.obligations:

@@ -226,15 +226,15 @@ def seal(
     )
 
 
-_WRITTEN: Final = ("model", "control_inputs", "latency_inputs", "steadiness_inputs", "warnings")
+_WRITTEN: Final = ("model", "control_inputs", "latency_inputs", "steadiness_inputs", "warnings", "obligations")
 
 
 def _ordered(row: Row) -> Row:
     """The row with the keys of its values in the order of the content: a sheet that is read back answers with the same
     bytes as the one that was made."""
     values = [getattr(row, name) for name in _WRITTEN]
-    *others, warnings = orjson.loads(orjson.dumps(values, option=orjson.OPT_SORT_KEYS))
-    return replace(row, **dict(zip(_WRITTEN, (*others, tuple(warnings)), strict=True)))
+    *others, warnings, obligations = orjson.loads(orjson.dumps(values, option=orjson.OPT_SORT_KEYS))
+    return replace(row, **dict(zip(_WRITTEN, (*others, tuple(warnings), tuple(obligations)), strict=True)))
 
 
 def _shown(pool: str, violations: list[bytes]) -> bytes:
