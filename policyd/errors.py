@@ -205,7 +205,7 @@ class SamePerson(Forbidden):
 class BudgetRaised(Forbidden):
     code = "budget.raised"
     title = "Raising a budget takes a second person"
-    remedy = "have somebody do it who may raise budgets so far, or two persons"
+    remedy = "propose it (`propose`, or `policyd budget set --propose`), and have another person approve it"
 
 
 class BudgetFixed(Forbidden):

@@ -20,12 +20,13 @@ from policyd.api.openapi_budgets import BUDGET, BUDGETS, SET_BUDGET
 from policyd.api.parts import Parts
 from policyd.api.problems import request_id_of
 from policyd.api.queries import parameters
-from policyd.core.budgets import Budget, Zone
+from policyd.core.budgets import ORGANISATION, Budget, Zone
 from policyd.core.quantities import MAX_SAFE
 from policyd.core.workload import Given, Name
 from policyd.documents import nearest
 from policyd.errors import NotFound
 from policyd.ledger.chart import Chart
+from policyd.services.actions import BUDGET_SET
 from policyd.services.budget_changes import LIMITS_MAX, REASON_MAX_CHARS, Wish
 from policyd.services.budgets import budget_items, readable_chart
 from policyd.services.clock import now_us
@@ -72,10 +73,14 @@ class LimitRequest(Given):
 
 
 class BudgetRequest(Given):
-    """Body of ``PUT /v1/budgets/{path}``: limits to set, all or none, and why. What is not named stays as it is."""
+    """Body of ``PUT /v1/budgets/{path}``: limits to set, all or none, and why. What is not named stays as it is.
+
+    With ``propose`` nothing is set: another person approves it, and then it is.
+    """
 
     limits: Annotated[list[LimitRequest], Field(min_length=1, max_length=LIMITS_MAX)]
     reason: Annotated[str, StringConstraints(min_length=1, max_length=REASON_MAX_CHARS)]
+    propose: bool = False
 
 
 def budget_router(parts: Parts) -> APIRouter:
@@ -116,6 +121,11 @@ def budget_router(parts: Parts) -> APIRouter:
         principal = principal_of(request)
         body = await read_json(request, BudgetRequest, body_max_bytes)
         wishes = [limit.wish() for limit in body.limits]
+        if body.propose:
+            document = parts.budgets.document(path, wishes, body.reason, principal)
+            tenant = None if path == ORGANISATION else path.split("/")[0]
+            proposal = await parts.two_persons.propose(BUDGET_SET, tenant, document, principal, request_id_of(request))
+            return await answered({path: readable(request).get(path, ())}, proposal=proposal)
         done = await parts.budgets.change(path, wishes, body.reason, principal, request_id_of(request))
         return await answered({path: readable(request).get(path, ())}, change=done)
 

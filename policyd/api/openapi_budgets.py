@@ -10,6 +10,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from policyd.api.openapi import PositionDocument, content_of, problems_of, route
+from policyd.api.openapi_proposals import ProposalDocument
 
 
 class BudgetDocument(BaseModel):
@@ -52,9 +53,10 @@ class ChangeDocument(BaseModel):
 
 
 class ChangedBudgets(BudgetPage):
-    """The budgets of the account after a change."""
+    """The budgets of the account after a change, or beside the proposal of one."""
 
-    change: ChangeDocument
+    change: ChangeDocument | None = None
+    proposal: ProposalDocument | None = None
 
 
 _BUDGETS: Final[dict[str, Any]] = {

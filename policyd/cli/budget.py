@@ -22,7 +22,7 @@ from policyd.cli.options import (
     TokenFileFlag,
     settings_of,
 )
-from policyd.cli.terminal import Output, emit
+from policyd.cli.terminal import Output, emit, say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -87,6 +87,7 @@ def set_budget(
     threshold: Annotated[
         list[int] | None, typer.Option("--threshold", help="Percent to tell; may be repeated.")
     ] = None,
+    propose: Annotated[bool, typer.Option("--propose", help="Have another person approve it: for a raise.")] = False,
     output: OutputFlag = Output.TABLE,
     data_dir: DataDirFlag = None,
     fleet: FleetFlag = None,
@@ -102,15 +103,24 @@ def set_budget(
     import asyncio
 
     from policyd.cli.servers import server_at
+    from policyd.errors import RequestError
 
     wished: dict[str, Any] = {"limit": limit, "unit": unit, "window": window, "pools": pools, "zone": zone}
     asked = {name: value for name, value in {**wished, "thresholds": threshold or None}.items() if value is not None}
     access = Access(server, token_file, ca_file)
     if access.address is None:
+        if propose:
+            raise RequestError("a proposal takes persons whom a server has proved", remedy="name one with --server")
         items = asyncio.run(_set_here(settings_of(config, data_dir=data_dir, fleet=fleet), path, asked, reason))
     else:
         with server_at(access) as reached:
-            items = [{**item} for item in reached.set_budget(path, [asked], reason)["items"]]
+            answer = reached.set_budget(path, [asked], reason, propose=propose)
+        items = [{**item} for item in answer["items"]]
+        if "proposal" in answer:
+            proposal = answer["proposal"]
+            say(f"proposed as {proposal['id']}: another person runs `policyd approve {proposal['id']}`")
+            emit(proposal, output, lambda console: _draw(items, console))
+            return
     emit(items, output, lambda console: _draw(items, console))
 
 

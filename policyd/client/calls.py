@@ -171,11 +171,12 @@ def budgets(account: str | None) -> Call[Page[Budget]]:
 
 
 def set_budget(
-    account: str, limits: Sequence[Mapping[str, Any]], reason: str, request_id: str | None
+    account: str, limits: Sequence[Mapping[str, Any]], reason: str, propose: bool, request_id: str | None
 ) -> Call[ChangedBudgets]:
     """``PUT /v1/budgets/{path}``: the same again sets the same."""
     path = "/v1/budgets/" + "/".join(segment(part) for part in account.split("/"))
-    read, content = _with(ChangedBudgets, items=list, change=dict), encoded({"limits": list(limits), "reason": reason})
+    read = _with(ChangedBudgets, items=list)
+    content = encoded({"limits": list(limits), "reason": reason, "propose": propose})
     return Call("PUT", path, read, "changed budgets", content=content, headers=headers(request_id=request_id))
 
 

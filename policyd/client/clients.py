@@ -164,10 +164,16 @@ class Client(TwoPersons):
         return self.send(calls.budgets(account))
 
     def set_budget(
-        self, account: str, limits: Sequence[Mapping[str, Any]], reason: str, *, request_id: str | None = None
+        self,
+        account: str,
+        limits: Sequence[Mapping[str, Any]],
+        reason: str,
+        *,
+        propose: bool = False,
+        request_id: str | None = None,
     ) -> ChangedBudgets:
-        """Set limits of an account; see ``PUT /v1/budgets/{path}``."""
-        return self.send(calls.set_budget(account, limits, reason, request_id))
+        """Set limits of an account, or propose that; see ``PUT /v1/budgets/{path}``."""
+        return self.send(calls.set_budget(account, limits, reason, propose, request_id))
 
     def break_even(self, asked: Traffic) -> BreakEven:
         """What a month costs on pools of each form of price, and from which rate which is cheapest."""
@@ -374,10 +380,16 @@ class AsyncClient(AsyncTwoPersons):
         return await self.send(calls.budgets(account))
 
     async def set_budget(
-        self, account: str, limits: Sequence[Mapping[str, Any]], reason: str, *, request_id: str | None = None
+        self,
+        account: str,
+        limits: Sequence[Mapping[str, Any]],
+        reason: str,
+        *,
+        propose: bool = False,
+        request_id: str | None = None,
     ) -> ChangedBudgets:
-        """Set limits of an account; see ``PUT /v1/budgets/{path}``."""
-        return await self.send(calls.set_budget(account, limits, reason, request_id))
+        """Set limits of an account, or propose that; see ``PUT /v1/budgets/{path}``."""
+        return await self.send(calls.set_budget(account, limits, reason, propose, request_id))
 
     async def break_even(self, asked: Traffic) -> BreakEven:
         """What a month costs on pools of each form of price, and from which rate which is cheapest."""

@@ -337,11 +337,12 @@ class BudgetChange(TypedDict):
 
 
 class ChangedBudgets(TypedDict):
-    """The budgets of an account after a change."""
+    """The budgets of an account after a change, or beside the proposal of one."""
 
     items: list[Budget]
     next: str | None
-    change: BudgetChange
+    change: NotRequired[BudgetChange]
+    proposal: NotRequired[Json]
 
 
 class Proposal(TypedDict):

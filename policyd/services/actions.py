@@ -16,16 +16,19 @@ from policyd.services.proposals import Perform
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """What two persons can do. ``obj`` is the object of Casbin; ``perform`` does it in the writer's transaction."""
+    """What two persons can do. ``obj`` is the object of Casbin; ``perform`` does it in the writer's transaction, and is
+    None for what only the ledger of that writer can do."""
 
     name: str
     obj: str
-    perform: Perform
+    perform: Perform | None
 
 
+BUDGET_SET: Final = "budget.set"
 _ROWS: Final = (
     Action("hold.place", "holds", holds.place),
     Action("hold.lift", "holds", holds.lift),
+    Action(BUDGET_SET, "budgets", None),
 )
 ACTIONS: Final[Mapping[str, Action]] = {action.name: action for action in _ROWS}
-PERFORM: Final[Mapping[str, Perform]] = {action.name: action.perform for action in _ROWS}
+PERFORM: Final[Mapping[str, Perform]] = {action.name: action.perform for action in _ROWS if action.perform is not None}

@@ -26,8 +26,10 @@ from policyd.core.budgets import ORGANISATION, account_path
 from policyd.errors import PolicydError
 from policyd.ledger.postings import deepest, read, written
 from policyd.ledger.rules import AccountKey, Changed, Crossing, Denied, Posted, Posting, Relimited, Reservation
-from policyd.ledger.store import Applied, LedgerRows, Operation
+from policyd.ledger.store import Applied, Change, LedgerRows, Operation
+from policyd.services.budget_entries import set_entry, setting_by_two
 from policyd.services.clock import rfc3339, uuid7
+from policyd.services.proposals import Approved, Effect
 
 RECORD_VERSION: Final = 1
 CHARGE_MAX_BYTES: Final = 1_024
@@ -53,6 +55,14 @@ class Judged:
     entries: list[Entry]
     admissions: Mapping[str, Mapping[str, Any]]
     refused: Mapping[str, PolicydError]
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a proposal asks of the ledger."""
+
+    entry: Entry
+    operation: Operation | None
 
 
 class Admission:
@@ -87,6 +97,18 @@ class Admission:
             if not isinstance(result, Denied):
                 entries += [_threshold(crossing, applied.time_us) for crossing in result.crossings]
         return Judged(entries, admissions, refused)
+
+    def set_by_two(self, connection: Connection, approved: Approved) -> Effect:
+        """What two persons have decided on limits. Raises ``PolicydError`` when the ledger refuses it."""
+        document = approved.proposal.document
+        path, entry_id = document["path"], uuid7(approved.time_us)
+        change = Change(entry_id, tuple(setting_by_two(path, limit) for limit in document["limits"]))
+        told = {"proposal": approved.proposal.id, "approval": approved.approval, "reason": document["reason"]}
+        entry = set_entry(entry_id, approved.time_us, path, document["limits"], told)
+        judged = self.judge(connection, [_Asked(entry, change)])
+        if entry_id in judged.refused:
+            raise judged.refused[entry_id]
+        return Effect({"change": entry_id}, tuple(judged.entries))
 
     def write(self, connection: Connection) -> None:
         """Store what ``judge`` has changed."""

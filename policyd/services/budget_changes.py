@@ -10,13 +10,11 @@ It refuses: an account that the fleet does not know, and the same limit twice in
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from audit.record import Entry, Search, encode
 from policyd.core.budgets import ORGANISATION, Budget, budgets
 from policyd.core.fleet import Fleet
 from policyd.core.principal import LOCAL, Principal
@@ -27,12 +25,12 @@ from policyd.ledger.changes import NO_CEILING, LimitKey, SetLimit, Setting, key_
 from policyd.ledger.chart import ALL_POOLS, UNITS, chart_of
 from policyd.ledger.rules import Limit
 from policyd.ledger.store import Change
+from policyd.services.budget_entries import set_entry, setting_json
 from policyd.services.budgets import permitted
-from policyd.services.clock import Now, now_us, rfc3339, uuid7
+from policyd.services.clock import Now, now_us, uuid7
 from policyd.services.commit import AdmittedPosition
 from policyd.services.decisions import Log, SnapshotNow
 
-RECORD_VERSION: Final = 1
 REASON_MAX_CHARS: Final = 500
 LIMITS_MAX: Final = 32
 """Limits that one change may set."""
@@ -88,12 +86,18 @@ class BudgetChanges:
         time_us = self.now()
         entry_id = uuid7(time_us)
         who = {"principal": principal.name, "request_id": request_id, "reason": reason}
-        entry = set_entry(entry_id, time_us, path, settings, who)
+        entry = set_entry(entry_id, time_us, path, [setting_json(setting) for setting in settings], who)
         position = await self.log.submit(entry, (), None, Change(entry_id, tuple(settings)))
         assert isinstance(position, AdmittedPosition)
         await self.heard()
         place = {"log": self.origin, "index": position.index, "leaf_hash": position.leaf_hash.hex()}
         return {"id": entry_id, "audit": place}
+
+    def document(self, path: str, wishes: Sequence[Wish], reason: str, principal: Principal) -> dict[str, Any]:
+        """The change as a proposal for two persons. Raises as ``change``, but for a raise."""
+        self.check(path, principal, "propose")
+        settings = self.settings(path, wishes, self.snapshots.current().fleet)
+        return {"path": path, "reason": reason, "limits": [setting_json(setting) for setting in settings]}
 
     async def heard(self) -> None:
         """Know of a change now and not at the next look; where that fails, at the next one."""
@@ -134,7 +138,7 @@ class BudgetChanges:
             amount = None if wish.gives_back else wish.budget.amount
             if amount is not None and amount > ceiling.amount:
                 raise BudgetFixed(f"the fleet limits {path} to {ceiling.amount} {key.unit} ({key.window})")
-            found[key] = Setting(ceiling, amount, zone, wish.thresholds, may_raise=False)
+            found[key] = Setting(ceiling, amount, ceiling.zone, wish.thresholds, may_raise=False)
         return list(found.values())
 
     def _alone(self, setting: Setting, principal: Principal, snapshot: Snapshot) -> Setting:
@@ -146,38 +150,6 @@ class BudgetChanges:
             and permitted(principal, snapshot, path, "raise")
         )
         return Setting(setting.ceiling, setting.amount, setting.zone, setting.thresholds, alone)
-
-
-def set_entry(entry_id: str, time_us: int, path: str, settings: Sequence[Setting], told: Mapping[str, Any]) -> Entry:
-    """The entry of a change, before the ledger says what became of the accounts."""
-    scope = [None, None, None] if path == ORGANISATION else [*path.split("/"), None, None][:3]
-    fields = {
-        "v": RECORD_VERSION,
-        "kind": "budget",
-        "event": "set",
-        "id": entry_id,
-        "time": rfc3339(time_us),
-        "path": path,
-        "scope": scope,
-        "limits": [_setting_json(setting) for setting in settings],
-        **told,
-    }
-    principal, request_id = told.get("principal"), told.get("request_id")
-    search = Search(scope[0], scope[1], scope[2], principal=principal, request_id=request_id)
-    return Entry("budget", entry_id, time_us, encode(fields, os.urandom(16)), search)
-
-
-def _setting_json(setting: Setting) -> dict[str, Any]:
-    ceiling = setting.ceiling
-    return {
-        "unit": ceiling.unit,
-        "window": ceiling.window,
-        "pools": ceiling.pools,
-        "limit": setting.amount,
-        "limit_fleet": None if ceiling.amount == NO_CEILING else ceiling.amount,
-        "zone": setting.zone,
-        "thresholds": None if setting.thresholds is None else list(setting.thresholds),
-    }
 
 
 def _accounts(fleet: Fleet) -> set[str]:

@@ -18,7 +18,7 @@ from audit.store import Position, Tail
 from audit.stores import OpenLog
 from policyd.errors import AuditError, PolicydError
 from policyd.ledger.store import Operation
-from policyd.services.actions import PERFORM
+from policyd.services.actions import BUDGET_SET, PERFORM
 from policyd.services.admission import Admission
 from policyd.services.checkpoints import Checkpoints, LogFiles
 from policyd.services.idempotency import Claim, KeyRows
@@ -65,7 +65,7 @@ class Commit:
             self._tail: Tail | None = Tail.read(self._connection, log.number)
             self._keys = KeyRows(self._connection, keys_max)
             self._admission = Admission(self._connection, log.number)
-            self._deeds = Deeds(PERFORM)
+            self._deeds = Deeds({**PERFORM, BUDGET_SET: self._admission.set_by_two})
             self._checkpoints = Checkpoints(self._connection, files, log.origin, log.number)
         self._checkpoints.committed()
         self.entries_total = self._tail.next_index
@@ -145,9 +145,10 @@ class Commit:
 
 
 def _with_effects(entries: Sequence[Entry], effects: Mapping[str, Effect]) -> list[Entry]:
-    """What two persons have done follows the entry of the approval."""
-    following = {name: effect.entries for name, effect in effects.items()}
-    return [each for entry in entries for each in (entry, *following.get(entry.id, ()))]
+    """What two persons have done follows the entry of the approval, and both stand before the rest of the batch: the
+    ledger heard of them first, and its postings are in the order of the log."""
+    first = [each for entry in entries if entry.id in effects for each in (entry, *effects[entry.id].entries)]
+    return [*first, *(entry for entry in entries if entry.id not in effects)]
 
 
 class _KeyUsedUp(Exception):

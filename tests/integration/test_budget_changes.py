@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -152,3 +153,42 @@ def test_without_permission_the_command_line_is_refused_and_with_it_sets(doors: 
         )
         assert ended.returncode == status, ended.stderr
     assert 8_000_000_000 in {item["limit_set"] for item in json.loads(ended.stdout)}
+
+
+def test_two_persons_raise_what_one_may_not(doors: Doors, bank_chat: dict[str, Any]) -> None:
+    path = PROJECT
+    put(doors, "platform", path, month(100))
+    body = {"limits": [month(20_000)], "reason": "the campaign", "propose": True}
+    server, tokens = doors
+    proposed = server.client.put(f"/v1/budgets/{path}", json=body, headers=bearer(tokens["platform"]))
+    assert proposed.status_code == 200, proposed.text
+    proposal = proposed.json()["proposal"]
+    assert proposal["document"]["limits"][0]["limit"] == 20_000_000_000
+    assert 100_000_000 in {item["limit"] for item in proposed.json()["items"]}
+    approval = f"/v1/proposals/{proposal['id']}/approval"
+    own = server.client.post(approval, json={}, headers=bearer(tokens["platform"]))
+    assert own.status_code == 403
+    done = server.client.post(approval, json={"digest": proposal["digest"]}, headers=bearer(tokens["governance"]))
+    assert done.status_code == 200, done.text
+    assert server.client.post(approval, json={}, headers=bearer(tokens["bank"])).status_code == 409
+    with server.parts.reader._engine.connect() as connection:
+        bodies = [json.loads(body) for (body,) in connection.execute(select(BODY.c.body).order_by(BODY.c.index))]
+    (entry,) = [body for body in bodies if body.get("proposal") == proposal["id"] and body.get("event") == "set"]
+    assert entry["id"] == done.json()["result"]["change"]
+    assert entry["limits"][0]["limit"] == 20_000_000_000
+    found = server.client.get(f"/v1/budgets/{path}", headers=bearer(tokens["governance"])).json()["items"]
+    assert 20_000_000_000 in {item["limit"] for item in found} or wait_for_limit(doors, path, 20_000_000_000)
+    assert_log_folds(server)
+    above = {**body, "limits": [month(25_001)]}
+    fixed = server.client.put(f"/v1/budgets/{path}", json=above, headers=bearer(tokens["platform"]))
+    assert check_problem(fixed, 403)["code"] == "budget.fixed"
+
+
+def wait_for_limit(doors: Doors, path: str, limit: int) -> bool:
+    """Whether the process hears of it within a second or some."""
+    for _ in range(100):
+        time.sleep(0.05)
+        found = doors[0].client.get(f"/v1/budgets/{path}", headers=bearer(doors[1]["governance"])).json()["items"]
+        if limit in {item["limit"] for item in found}:
+            return True
+    return False
