@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 from audit.query import FILTERS
 from audit.report import DIMENSIONS
 from policyd.api.openapi import content_of, filter_parameter, parameter, problems_of, route
+from policyd.api.openapi_budgets import BudgetDocument
 
 REPORT_FILTERS: Final = tuple(name for name in FILTERS if name != "rejected_pool")
 """Every filter of a search but the one that would need to know which pools are hidden from the caller."""
@@ -68,6 +69,36 @@ class FirstUsePage(BaseModel):
     next: str | None = Field(description="cursor of the next page; null at the end")
 
 
+class BurnDown(BaseModel):
+    """What was spent of one limit over its window: pairs of a time and an amount, the present one last."""
+
+    unit: str
+    window: str
+    limit: int
+    starts_at: str
+    ends_at: str | None
+    points: list[list[Any]]
+
+
+class PaidPool(BaseModel):
+    """A pool that is paid by the hour, used or not; null when its price is not known."""
+
+    pool: str
+    kind: str
+    gpus: int | None
+    micro_usd_per_hour: int | None
+
+
+class BudgetReport(BaseModel):
+    """Budgets, how those of one account were spent, and the paid hardware for who reads budgets everywhere."""
+
+    time: str
+    path: str | None
+    budgets: list[BudgetDocument]
+    burn_down: list[BurnDown]
+    committed: list[PaidPool]
+
+
 _COUNTS: Final[dict[str, Any]] = {"entries": 3, "allow": 2, "deny": 1, "error": 0, "cost_micro_usd": 10240}
 _REPORT_EXAMPLE: Final[dict[str, Any]] = {
     "entries": 3,
@@ -118,4 +149,19 @@ FIRST_USES: Final = route(
     problems_of(400, 403, 503),
     parameters=[*(filter_parameter(name) for name in FIRST_USES_FILTERS), _CURSOR],
 )
-REPORTS_SHOWN: Final[tuple[type[BaseModel], ...]] = (ReportPage, FirstUsePage)
+BUDGETS: Final = route(
+    "the report",
+    content_of(
+        "BudgetReport",
+        {
+            "time": "2026-11-22T10:00:00.000000Z",
+            "path": None,
+            "budgets": [],
+            "burn_down": [],
+            "committed": [{"pool": "own-fra-h100", "kind": "on_prem", "gpus": 64, "micro_usd_per_hour": 121600000}],
+        },
+    ),
+    problems_of(400, 404, 503),
+    parameters=[parameter("path", "only this account, with its burn-down")],
+)
+REPORTS_SHOWN: Final[tuple[type[BaseModel], ...]] = (ReportPage, FirstUsePage, BudgetReport)

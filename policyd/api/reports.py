@@ -15,10 +15,15 @@ from fastapi.responses import Response
 
 from audit.query import Within
 from policyd.api.callers import principal_of, readable
-from policyd.api.openapi_reports import FIRST_USES, FIRST_USES_FILTERS, REPORT, REPORT_FILTERS
+from policyd.api.openapi_reports import BUDGETS, FIRST_USES, FIRST_USES_FILTERS, REPORT, REPORT_FILTERS
 from policyd.api.parts import Parts
 from policyd.api.queries import parameters
-from policyd.errors import Finding, RequestError
+from policyd.core.budgets import ORGANISATION
+from policyd.documents import nearest
+from policyd.errors import Finding, NotFound, RequestError
+from policyd.services.budget_report import budget_report
+from policyd.services.budgets import permitted, readable_chart
+from policyd.services.clock import now_us
 from policyd.services.reports import by_of, count_page, first_uses_page
 
 AT_ONCE: Final = 1
@@ -55,6 +60,22 @@ def report_router(parts: Parts) -> APIRouter:
         async with turn:
             page = await first_uses_page(parts.reader, filters, cursor, within=within)
         return _json(page)
+
+    @router.get("/budgets", summary="Budgets with how they were spent, and the hardware that is paid", **BUDGETS)
+    async def budgets(request: Request) -> Response:
+        """All that the caller may read; of one account, named by `path`, with its burn-down."""
+        path = parameters(request, ("path",)).get("path")
+        principal, snapshot, found = principal_of(request), parts.snapshot, parts.budgets.known.limits()
+        chart = readable_chart(principal, snapshot, found)
+        if path is not None:
+            if path not in chart:
+                raise NotFound(f"there is no budget of {path[:400]!r}{nearest(path[:400], list(chart))}")
+            chart = {path: chart[path]}
+        whole = permitted(principal, snapshot, ORGANISATION, "read")
+        async with turn:
+            return _json(
+                await budget_report(parts.reader, chart, snapshot.fleet, found, path=path, whole=whole, now_us=now_us())
+            )
 
     return router
 

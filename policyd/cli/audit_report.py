@@ -96,7 +96,7 @@ def report(
     filters = {name: value for name, value in asked.items() if value is not None}
     settings = settings_of(config, data_dir=data_dir)
     gathered = Report(by_of(by or BY_DEFAULT), filters, settings.audit.report_rows_max)
-    asyncio.run(_gather(gathered, Access(server, token_file, ca_file), settings))
+    asyncio.run(gather(gathered, Access(server, token_file, ca_file), settings))
     document = gathered.document()
     if output is ReportOutput.CSV:
         sys.stdout.write(_csv(document))
@@ -105,7 +105,7 @@ def report(
         emit(document, Output(output.value), lambda console: _draw(document, limit, console))
 
 
-async def _gather(gathered: Report, access: Access, settings: Settings) -> None:
+async def gather(gathered: Report, access: Access, settings: Settings) -> None:
     """Every page of counts, then every page of first uses."""
     async with _steps(gathered, access, settings) as (counts, uses):
         with progress("counting decisions") as shown:

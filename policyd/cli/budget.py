@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from policyd.cli.budget_report import report
 from policyd.cli.options import (
     Access,
     CaFileFlag,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from policyd.settings import Settings
 
 app = typer.Typer(name="budget", help="Budgets: limits, what is spent and what is held.", no_args_is_help=True)
+app.command("report")(report)
 
 
 @app.command("list")
@@ -47,7 +49,7 @@ def list_budgets(
     Example: policyd budget list --server http://127.0.0.1:8470
     """
     items = _items(Access(server, token_file, ca_file), config, data_dir, fleet, None)
-    emit(items, output, lambda console: _draw(items, console))
+    emit(items, output, lambda console: draw_budgets(items, console))
 
 
 @app.command("show")
@@ -66,7 +68,7 @@ def show(
     Example: policyd budget show eu-bank/support-chat
     """
     items = _items(Access(server, token_file, ca_file), config, data_dir, fleet, path)
-    emit(items, output, lambda console: _draw(items, console))
+    emit(items, output, lambda console: draw_budgets(items, console))
 
 
 UnitFlag = Annotated[str, typer.Option("--unit", help="usd, tokens, gpu_hours, requests, gpus or in_flight.")]
@@ -119,9 +121,9 @@ def set_budget(
         if "proposal" in answer:
             proposal = answer["proposal"]
             say(f"proposed as {proposal['id']}: another person runs `policyd approve {proposal['id']}`")
-            emit(proposal, output, lambda console: _draw(items, console))
+            emit(proposal, output, lambda console: draw_budgets(items, console))
             return
-    emit(items, output, lambda console: _draw(items, console))
+    emit(items, output, lambda console: draw_budgets(items, console))
 
 
 async def _set_here(settings: Settings, path: str, asked: Mapping[str, Any], reason: str) -> list[dict[str, Any]]:
@@ -181,7 +183,8 @@ async def _local(settings: Settings, path: str | None) -> list[dict[str, Any]]:
             await reader.close()
 
 
-def _draw(items: list[dict[str, Any]], console: Console) -> None:
+def draw_budgets(items: list[dict[str, Any]], console: Console) -> None:
+    """A table of budgets."""
     from policyd.cli import words
     from policyd.cli.listing import Column, draw_rows
     from policyd.cli.terminal import QUIET

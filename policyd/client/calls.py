@@ -180,6 +180,13 @@ def set_budget(
     return Call("PUT", path, read, "changed budgets", content=content, headers=headers(request_id=request_id))
 
 
+def budget_report(account: str | None) -> Call[Json]:
+    """``GET /v1/reports/budgets``, of all or of one account."""
+    read = _with(dict, budgets=list, burn_down=list, committed=list)
+    parameters = {} if account is None else {"path": account}
+    return Call("GET", "/v1/reports/budgets", read, "budget report", parameters=parameters)
+
+
 def break_even(asked: Traffic) -> Call[BreakEven]:
     """``POST /v1/break-even``: nothing is recorded, so it may be repeated."""
     read = _with(BreakEven, model=str, pools=list, crossings=list, cheapest=list)

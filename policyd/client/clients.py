@@ -175,6 +175,10 @@ class Client(TwoPersons):
         """Set limits of an account, or propose that; see ``PUT /v1/budgets/{path}``."""
         return self.send(calls.set_budget(account, limits, reason, propose, request_id))
 
+    def budget_report(self, account: str | None = None) -> Json:
+        """Budgets, the burn-down of one account, and the hardware that is paid."""
+        return self.send(calls.budget_report(account))
+
     def break_even(self, asked: Traffic) -> BreakEven:
         """What a month costs on pools of each form of price, and from which rate which is cheapest."""
         return self.send(calls.break_even(asked))
@@ -390,6 +394,10 @@ class AsyncClient(AsyncTwoPersons):
     ) -> ChangedBudgets:
         """Set limits of an account, or propose that; see ``PUT /v1/budgets/{path}``."""
         return await self.send(calls.set_budget(account, limits, reason, propose, request_id))
+
+    async def budget_report(self, account: str | None = None) -> Json:
+        """Budgets, the burn-down of one account, and the hardware that is paid."""
+        return await self.send(calls.budget_report(account))
 
     async def break_even(self, asked: Traffic) -> BreakEven:
         """What a month costs on pools of each form of price, and from which rate which is cheapest."""

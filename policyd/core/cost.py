@@ -99,6 +99,15 @@ def pricing_of(pool: Pool, offering: Offering, performance: Performance | None, 
     return pricing
 
 
+def paid_hour_nano(pool: Pool, fleet: Fleet) -> int | None:
+    """What an hour of all GPUs of a pool costs, fully loaded, in nano-USD; None when nobody says."""
+    price = pool.price
+    rate = None if price is None else _rate(price, fleet)
+    if price is None or rate is None or price.amount is None or pool.gpu_count is None:
+        return None
+    return _up(_gpu_hour(price, price.amount, rate) * pool.gpu_count)
+
+
 def _rate(price: Price, fleet: Fleet) -> Fraction | None:
     """Nano-USD for one unit of the price's currency, the region multiplier included. Worth nothing means unknown."""
     usd = Decimal(1)

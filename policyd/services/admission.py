@@ -146,11 +146,13 @@ def admission_of(operation: Operation, result: Posted | Denied | Changed, time_u
 def postings_of(body: Mapping[str, Any]) -> list[tuple[Posting, int | None]]:
     """What the entry with this body changed of accounts, and what the hold took of each. Empty when it changed none."""
     told = body.get("admission") or body.get("accounts") or {}
+    if not told.get("postings"):
+        return []
     if "workload" in body:
         path = account_path(*(body["workload"][name] for name in ("tenant", "project", "environment")))
     else:
         path = told.get("account") or account_path(*body.get("scope", ()))
-    return read(told.get("postings", ()), path)
+    return read(told["postings"], path)
 
 
 def listed(body: Mapping[str, Any], *, whole: bool = True) -> dict[str, Any]:
