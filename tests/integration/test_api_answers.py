@@ -44,6 +44,14 @@ ROUTES = {
     ("get", "/livez"),
     ("get", "/readyz"),
     ("get", "/docs/errors/{code}"),
+    ("put", "/v1/budgets/{path}"),
+    ("get", "/v1/log/gaps"),
+    ("get", "/v1/log/holds"),
+    ("post", "/v1/log/holds"),
+    ("post", "/v1/log/holds/{id}/lifting"),
+    ("get", "/v1/proposals"),
+    ("post", "/v1/proposals/{id}/approval"),
+    ("get", "/v1/reports/budgets"),
 }
 
 
