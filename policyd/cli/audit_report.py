@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from policyd.cli.options import Access, CaFileFlag, ConfigFlag, DataDirFlag, ServerFlag, TokenFileFlag, settings_of
+from policyd.cli.options import (
+    Access,
+    CaFileFlag,
+    ConfigFlag,
+    DataDirFlag,
+    FleetFlag,
+    ServerFlag,
+    TokenFileFlag,
+    settings_of,
+)
 from policyd.cli.terminal import Output, emit
 
 if TYPE_CHECKING:
@@ -41,6 +50,19 @@ class ReportOutput(StrEnum):
 ReportOutputFlag = Annotated[
     ReportOutput, typer.Option("--output", "-o", help="A table for a person, the document, or rows for a spreadsheet.")
 ]
+
+
+class Form(StrEnum):
+    """What a report is made into."""
+
+    REVIEW = "review"
+    DORA = "dora"
+
+
+FormFlag = Annotated[
+    Form,
+    typer.Option("--form", help="The counts, or what they say of a DORA register of information: providers, places."),
+]
 Filter = str | None
 FromFlag = Annotated[Filter, typer.Option("--from", metavar="TIME", help="First moment that counts.")]
 ToFlag = Annotated[Filter, typer.Option("--to", metavar="TIME", help="First moment that no longer counts.")]
@@ -66,9 +88,11 @@ def report(
     model: Annotated[Filter, typer.Option(help="Only this model.")] = None,
     provider: Annotated[Filter, typer.Option(help="Provider of the first choice.")] = None,
     classification: Annotated[Filter, typer.Option(help="public, internal, confidential or restricted.")] = None,
+    form: FormFlag = Form.REVIEW,
     limit: Annotated[int, typer.Option(min=1, max=100_000, help="Rows of a printed table.")] = ROWS_SHOWN,
     output: ReportOutputFlag = ReportOutput.TABLE,
     data_dir: DataDirFlag = None,
+    fleet: FleetFlag = None,
     server: ServerFlag = None,
     token_file: TokenFileFlag = None,
     ca_file: CaFileFlag = None,
@@ -80,6 +104,7 @@ def report(
     """
     import asyncio
 
+    from policyd.errors import RequestError
     from policyd.services.reports import BY_DEFAULT, Report, by_of
 
     asked = {
@@ -94,7 +119,12 @@ def report(
         "to": until,
     }
     filters = {name: value for name, value in asked.items() if value is not None}
-    settings = settings_of(config, data_dir=data_dir)
+    settings = settings_of(config, data_dir=data_dir, fleet=fleet)
+    if form is Form.DORA:
+        if by or outcome:
+            raise RequestError("--form dora says itself what to count: allowed decisions by pool and project")
+        _register(Access(server, token_file, ca_file), settings, filters, output)
+        return
     gathered = Report(by_of(by or BY_DEFAULT), filters, settings.audit.report_rows_max)
     asyncio.run(gather(gathered, Access(server, token_file, ca_file), settings))
     document = gathered.document()
@@ -103,6 +133,57 @@ def report(
         sys.stdout.flush()
     else:
         emit(document, Output(output.value), lambda console: _draw(document, limit, console))
+
+
+def _register(access: Access, settings: Settings, filters: Mapping[str, str], output: ReportOutput) -> None:
+    """Print what log and fleet know of a register of information."""
+    import asyncio
+
+    from policyd.services.csv_text import csv_text
+    from policyd.services.dora import BY, COLUMNS, register
+    from policyd.services.reports import Report, by_of
+
+    counted = Report(by_of([BY]), {**filters, "outcome": "allow"}, settings.audit.report_rows_max)
+    asyncio.run(gather(counted, access, settings))
+    (table,) = counted.document()["tables"]
+    rows = register(table["rows"], _declared(access, settings))
+    if output is ReportOutput.CSV:
+        sys.stdout.write(csv_text(COLUMNS, rows))
+        sys.stdout.flush()
+    else:
+        emit(rows, Output(output.value), lambda console: _draw_register(rows, console))
+
+
+def _declared(access: Access, settings: Settings) -> dict[str, dict[str, Any]]:
+    """The pools as they are declared now, by id."""
+    if access.address is not None:
+        from policyd.cli.servers import server_at
+
+        with server_at(access) as server:
+            return {pool["id"]: {**pool} for pool in server.pools()}
+    from policyd.bootstrap import fleet_path
+    from policyd.revisions.fleet_files import load_fleet
+
+    fleet = load_fleet(fleet_path(settings))
+    return {pool.id: pool.model_dump(mode="json", exclude_none=True) for pool in fleet.pools.values()}
+
+
+def _draw_register(rows: list[dict[str, Any]], console: Console) -> None:
+    from policyd.cli import words
+    from policyd.cli.listing import Column, draw_rows
+    from policyd.cli.terminal import QUIET
+    from policyd.services.dora import COLUMNS
+
+    shown = [(COLUMNS[0], "provider"), (COLUMNS[1], "seat"), (COLUMNS[3], "function"), (COLUMNS[4], "provided in")]
+    shown += [(COLUMNS[5], "at rest in"), (COLUMNS[8], "data"), (COLUMNS[9], "pool"), (COLUMNS[11], "decisions")]
+
+    def cell(value: Any) -> str:
+        return printable(", ".join(value) if isinstance(value, list) else "-" if value is None else str(value))
+
+    if rows:
+        columns = [Column(label, right=label == "decisions") for _, label in shown]
+        draw_rows(console, columns, [tuple(cell(row[name]) for name, _ in shown) for row in rows])
+    console.print(f"{words.plural(len(rows), 'row')}; --output csv has every column", style=QUIET)
 
 
 async def gather(gathered: Report, access: Access, settings: Settings) -> None:
