@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from itertools import product
 from typing import Any, Final
 
@@ -51,6 +52,7 @@ Place = tuple[int, int]
 """Time in microseconds and index of an entry: where a count goes on after it."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_DAY_US: Final = 86_400_000_000
 _RULE: Final = TERM_FIELDS.index("rule")
 
 
@@ -233,6 +235,12 @@ def first_uses(
     return sorted(found, key=lambda use: use.index), goes_on
 
 
+@lru_cache(maxsize=4_096)
+def _day(days: int) -> str:
+    """The UTC date so many days after 1970; a report has few, and many rows of each."""
+    return (_EPOCH + timedelta(days=days)).date().isoformat()
+
+
 class _Words:
     """The texts behind the numbers of one step's rows, and the rules of the sheets that they name."""
 
@@ -252,7 +260,7 @@ class _Words:
 
     def values(self, row: Row[Any]) -> dict[str, Sequence[str | None]]:
         """What the columns of a row say, and its days."""
-        written = (_EPOCH + timedelta(microseconds=row.time_us)).isoformat()
+        written = _day(row.time_us // _DAY_US)
         found: dict[str, Sequence[str | None]] = {name: (self._texts.get(getattr(row, name)),) for name in self._names}
         return found | {name: (written[:length],) for name, length in TIME_DIMENSIONS.items()}
 
