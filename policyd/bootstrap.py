@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 from connectors.otel_signals import exported_signals, switched_off
 from connectors.static import DeclaredFacts, StaticFacts
 from policyd.api.callers import Callers
+from policyd.bootstrap_sources import Parsed, Read, Trees, first_activated, loaded_ahead, make_sources, refuse_followed
 from policyd.core.budgets import SCALE
 from policyd.core.fleet import Fleet
 from policyd.core.principal import LOCAL, Grant, GrantDocument, Principal
@@ -44,6 +45,7 @@ from policyd.services.decisions import DecisionService, WrittenLog
 from policyd.services.facts_holder import FactsHolder
 from policyd.services.figures import Figures, Shown
 from policyd.services.frames import Frames
+from policyd.services.freshness import Freshness
 from policyd.services.log_place import directory_of
 from policyd.services.log_reader import LogReader
 from policyd.services.readings import observe_parts, observe_process
@@ -53,6 +55,7 @@ from policyd.services.repeats import Repeats
 from policyd.services.settlements import Settlements
 from policyd.services.sheets import SheetBook, SheetLimits
 from policyd.services.simulations import SimulationLimits, Simulations
+from policyd.services.sources import Sources
 from policyd.services.two_persons import TwoPersons
 from policyd.services.webhook_forms import secret_of
 from policyd.services.webhooks import Receiver, Webhooks
@@ -137,12 +140,14 @@ def shipped_facts() -> Path | None:
 
 
 def fleet_path(settings: Settings) -> Path:
-    """Where the fleet is read from."""
+    """The folder that the fleet is read from. Raises ``ConfigError`` when it is followed from elsewhere."""
+    refuse_followed(settings, "fleet")
     return settings.fleet or shipped("fleet")
 
 
 def policies_path(settings: Settings) -> Path:
-    """Where the policies are read from."""
+    """The folder that the policies are read from. Raises ``ConfigError`` when they are followed from elsewhere."""
+    refuse_followed(settings, "policies")
     return settings.policies or shipped("policies")
 
 
@@ -174,13 +179,11 @@ def make_entitlements(model: str, rows: str, fleet: Fleet) -> Entitlements:
 
 def make_facts(settings: Settings, fleet: Fleet) -> FactsHolder:
     """The source of facts: the named file, the shipped one beside the shipped fleet, else declared capacity."""
-    path = settings.facts.path or (shipped_facts() if settings.fleet is None else None)
+    path = settings.facts.path or (
+        shipped_facts() if settings.fleet is None and settings.sources.fleet is None else None
+    )
     source: FactSource = StaticFacts(path) if path is not None else DeclaredFacts(fleet)
     return FactsHolder(source, refresh_ms=settings.facts.refresh_ms, max_age_ms=settings.facts.max_age_ms)
-
-
-Read = Callable[[], tuple[PolicyTree, Fleet]]
-"""Reads both trees, as they are now."""
 
 
 @asynccontextmanager
@@ -195,7 +198,17 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         directory.acquire()
         stack.callback(directory.release)
         opening = partial(_open_log, settings, directory, telemetry, stack)
-        yield await _assembled(settings, directory, telemetry, opening, partial(_read_trees, settings), stack)
+        sources = sources_of(settings)
+        if not sources.followed:
+            yield await _assembled(
+                settings, directory, telemetry, opening, Trees(partial(_read_trees, settings)), stack
+            )
+            return
+        trees = Trees(Parsed(sources), sources.settled, sources.freshness)
+        parts = await _assembled(settings, directory, telemetry, opening, trees, stack)
+        polling = asyncio.create_task(sources.keep_polling(parts.reload.ask))
+        stack.push_async_callback(_cancel, polling)
+        yield parts
 
 
 @asynccontextmanager
@@ -252,6 +265,7 @@ async def running_beside(
     read: Read,
     workers_fault: Callable[[], str | None],
     figures: Callable[[], Awaitable[Figures]],
+    freshness: Freshness,
 ) -> AsyncIterator[Running]:
     """A policyd whose log is written by another process; ``read`` gives the trees that this process is to serve."""
     async with AsyncExitStack() as stack:
@@ -260,7 +274,9 @@ async def running_beside(
         async def linked() -> WrittenLog:
             return log
 
-        parts = await _assembled(settings, directory_of(settings), telemetry, linked, read, stack)
+        parts = await _assembled(
+            settings, directory_of(settings), telemetry, linked, Trees(read, freshness=freshness), stack
+        )
         parts.workers_fault = workers_fault
         whole = parts.whole = Shown(parts.telemetry)
 
@@ -269,6 +285,11 @@ async def running_beside(
 
         parts.gather = gather
         yield parts
+
+
+def sources_of(settings: Settings) -> Sources:
+    """Where both trees come from, followed or as folders."""
+    return make_sources(settings, policies_path, fleet_path)
 
 
 def tree_files(settings: Settings) -> TreeFiles:
@@ -282,21 +303,21 @@ async def _assembled(
     directory: DataDirectory,
     telemetry: Telemetry,
     open_log: Callable[[], Awaitable[WrittenLog]],
-    read: Read,
+    trees: Trees,
     stack: AsyncExitStack,
 ) -> Running:
     """Every part, joined; the log is opened when the trees are known to be readable, while the engine compiles."""
-    tree, fleet = read()
+    tree, fleet = await asyncio.to_thread(trees.read)
     facts = make_facts(settings, fleet)
     facts.refresh()
     engine = make_engine(settings.engine)
     stack.push_async_callback(engine.close)
-    loading = asyncio.create_task(engine.load(tree))
+    loading = asyncio.create_task(loaded_ahead(engine, tree))
     stack.push_async_callback(_cancel, loading)
     log = await open_log()
     await loading
     activation = Activation(engine, log, make_entitlements)
-    await activation.activate(tree, fleet)
+    _declare(facts, await first_activated(activation, trees, tree, fleet))
     reader = await LogReader.open(directory, deadline_ms=settings.audit.search_deadline_ms)
     stack.push_async_callback(reader.close)
     crossed = Crossed(reader, activation)
@@ -317,12 +338,13 @@ async def _assembled(
         queue_ms=lambda: log.wait_ms,
         telemetry=telemetry,
         frames=Frames(crossed.percent, crossed.limits),
+        freshness=trees.freshness,
     )
     observe_parts(telemetry, engine=engine, book=book, committer=log, facts=facts, snapshots=activation)
     simulations = Simulations(activation, facts, book, settings.simulation.trees, _simulation_limits(settings))
     repeats = Repeats(decisions, reader, settings.api.idempotency_ttl_ms)
     warmed = (settings.engine.warm_classes_max, settings.engine.warm_wait_ms)
-    reload = Reload(activation, decisions, read, lambda fleet: _declare(facts, fleet), *warmed)
+    reload = Reload(activation, decisions, trees.read, lambda fleet: _declare(facts, fleet), trees.settled, *warmed)
     refresher = asyncio.create_task(facts.keep_fresh())
     stack.push_async_callback(_cancel, refresher)
     callers = _start_callers(settings, log, stack)
@@ -384,7 +406,7 @@ def _start_callers(settings: Settings, log: WrittenLog, stack: AsyncExitStack) -
     stack.push_async_callback(ended, flushing, refusals)
     authenticator, tokens = make_authenticator(settings.auth)
     if tokens is not None:
-        watching = asyncio.create_task(_keep_tokens(tokens, settings.auth.refresh_ms))
+        watching = asyncio.create_task(tokens.keep_fresh(settings.auth.refresh_ms))
         stack.push_async_callback(_cancel, watching)
     part_of = settings.part_of
     limiter = Limiter(part_of(limits.in_flight_max), part_of(limits.requests_per_s), part_of(limits.requests_burst))
@@ -448,18 +470,6 @@ def _claims(oidc: OidcSettings | None) -> Claims | None:
 
 def _grants(written: Iterable[GrantDocument]) -> tuple[Grant, ...]:
     return tuple(document.grant() for document in written)
-
-
-async def _keep_tokens(tokens: TokenFile, refresh_ms: int) -> None:
-    """Read the file of tokens again whenever it changes; a broken one leaves the last good one in force."""
-    while True:
-        await asyncio.sleep(refresh_ms / 1_000)
-        before = tokens.fault
-        try:
-            await asyncio.to_thread(tokens.refresh)
-        except ConfigError as error:
-            if error.detail != before:
-                _log.error("the last good tokens stay in force: %s", error.detail)
 
 
 def _declare(facts: FactsHolder, fleet: Fleet) -> None:

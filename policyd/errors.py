@@ -25,7 +25,10 @@
     ├── ConfigError            settings that do not load                               500, exit 2
     ├── RevisionError          a policy or fleet tree that may not go live             422, exit 1
     │   ├── FleetInvalid
-    │   └── PolicyInvalid
+    │   ├── PolicyInvalid
+    │   ├── SourceRefused      a source holds what must not go live                   422, exit 1
+    │   ├── SourceUnreachable  a source of revisions does not answer                  503, exit 1
+    │   └── RevisionStale      nobody could confirm what is live for too long         503, exit 1
     ├── EngineError            a cold evaluation that brought no verdict               503, exit 1
     │   ├── EngineTimeout
     │   ├── EngineCrashed
@@ -281,6 +284,26 @@ class PolicyInvalid(RevisionError):
     code = "policy.invalid"
     title = "The policies do not hold together"
     remedy = "mend the findings and run `policyd policy check`"
+
+
+class SourceRefused(RevisionError):
+    code = "revision.refused"
+    title = "The source of revisions holds what must not go live"
+    remedy = "mend what is named at the source; the last good revision keeps serving"
+
+
+class SourceUnreachable(RevisionError):
+    code = "revision.unreachable"
+    http_status = 503
+    title = "The source of revisions does not answer"
+    remedy = "mend the way to the source; the last good revision keeps serving"
+
+
+class RevisionStale(RevisionError):
+    code = "revision.stale"
+    http_status = 503
+    title = "The live revisions are older than is allowed"
+    remedy = "mend the source that /readyz names, or raise its stale_max_ms; nothing was allowed"
 
 
 class EngineError(PolicydError):

@@ -143,6 +143,38 @@ class Collector(Protocol):
     def close(self) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class TreeLimits:
+    """How large a tree of files may be."""
+
+    files: int
+    file_bytes: int
+    tree_bytes: int
+    depth: int
+
+
+@dataclass(frozen=True, slots=True)
+class SourceTree:
+    """One tree of files as a source gave it, and the commit that holds it, when the source can name one."""
+
+    files: Mapping[PurePosixPath, bytes]
+    commit: str | None
+
+
+class TreeSource(Protocol):
+    """Where the files of a policy or fleet tree come from: a repository, a directory, a bundle."""
+
+    @property
+    def place(self) -> str:
+        """The source in words, without a secret."""
+
+    def read(self, known: str | None) -> SourceTree | None:
+        """The tree as it is now; None when it is that of the commit ``known`` still. Ends at its deadline.
+
+        Raises ``SourceRefused`` for what must not go live, and ``SourceUnreachable`` when nothing can be read.
+        """
+
+
 class FactSource(Protocol):
     """What changes by the minute: headroom, queue, health, spot prices, spent budgets."""
 

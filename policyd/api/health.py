@@ -19,10 +19,12 @@ from fastapi.responses import Response
 from policyd.api.openapi import LIVE, READY
 from policyd.api.parts import Parts
 from policyd.errors import PolicydError
+from policyd.services.clock import now_us
 
 ENGINE_CACHE_MS: Final = 1_000
 ENGINE_TIMEOUT_MS: Final = 3_000
 WITHHELD: Final = "not ready; the server's log says why"
+SOURCES_WITHHELD: Final = "a source does not confirm what is live; the server's log says why"
 _NO_STORE: Final = {"Cache-Control": "no-store"}
 
 
@@ -53,6 +55,7 @@ class Readiness:
             "snapshot": self._snapshot(),
             "log": None if self.parts.committer.healthy else self.parts.committer.fault or "the log is closed",
             "facts": self._facts(),
+            "revisions": self._revisions(),
             **({"workers": self.parts.workers_fault()} if self.parts.settings.workers > 1 else {}),
         }
 
@@ -66,6 +69,13 @@ class Readiness:
     def _facts(self) -> str | None:
         try:
             self.parts.facts.current()
+        except PolicydError as error:
+            return error.detail
+        return None
+
+    def _revisions(self) -> str | None:
+        try:
+            self.parts.decisions.freshness.require(now_us())
         except PolicydError as error:
             return error.detail
         return None
@@ -112,6 +122,8 @@ def health_router(readiness: Readiness) -> APIRouter:
         ok = all(check["ok"] for check in checks)
         # The last good revisions serve, so this is no reason to send nothing here: but somebody should look.
         checks.append({"name": "reload", "ok": True, "reason": readiness.parts.reload.fault})
+        faults = "; ".join(readiness.parts.decisions.freshness.faults()) or None
+        checks.append({"name": "sources", "ok": True, "reason": faults if told else faults and SOURCES_WITHHELD})
         body = orjson.dumps({"ready": ok, "checks": checks})
         return Response(body, 200 if ok else 503, headers=_NO_STORE, media_type="application/json")
 

@@ -28,6 +28,7 @@ from policyd.revisions.tree_files import TreeFiles
 from policyd.services.committer import Committer
 from policyd.services.data_directory import DataDirectory
 from policyd.services.figures import ServerFigures, figures_from_json, figures_json
+from policyd.services.freshness import Freshness
 from policyd.services.remote_log import WriterLink
 from policyd.settings import Settings
 
@@ -70,6 +71,9 @@ class Supervisor:
     read: Callable[[], TreeFiles]
     command: Sequence[str]
     figures: ServerFigures
+    settled: Callable[[str | None], bool] = lambda fault: False
+    """Told what became of the trees that were handed over; says whether others are to be tried."""
+    freshness: Freshness = field(default_factory=Freshness)
     _slots: list[_Slot] = field(default_factory=list)
     _failed: str | None = None
     _ending: asyncio.Event = field(default_factory=asyncio.Event)
@@ -229,7 +233,12 @@ class Supervisor:
         """What every process says in ``/readyz``: the log, and the other processes."""
         told: dict[WriterLink, dict[str, Any]] = {}
         while True:
-            status = {"do": "status", "fault": self.committer.fault, "workers": self._workers_fault()}
+            status = {
+                "do": "status",
+                "fault": self.committer.fault,
+                "workers": self._workers_fault(),
+                "sources": self.freshness.to_json(),
+            }
             links = [slot.link for slot in self._slots if slot.link is not None]
             for link in links:
                 if told.get(link) != status:
@@ -247,12 +256,17 @@ class Supervisor:
                     if slot.link is not None:
                         slot.link.tell({"do": "refused", "detail": error.detail})
                 return
+            if trees is self._trees:
+                return
+            faults: list[str | None] = []
             for _ in range(RELOAD_TRIES):
                 faults = await self._hand_over(trees)
                 if not any(faults):
                     self._trees = trees
                 if not any(faults) or all(faults):
                     break
+            if self.settled(next(filter(None, faults), None)):
+                self.reload()
             if self._workers_fault() is not None:
                 _log.error("reload: %s", self._workers_fault())
 

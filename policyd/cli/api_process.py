@@ -20,6 +20,7 @@ from policyd.cli.logs import start_logs
 from policyd.errors import PolicydError, TimedOut
 from policyd.revisions.tree_files import TreeFiles
 from policyd.services.figures import Figures, figures_from_json, figures_json, figures_of
+from policyd.services.freshness import Freshness
 from policyd.services.remote_log import RemoteLog
 from policyd.settings import Settings
 
@@ -35,6 +36,7 @@ class _Process:
     settings: Settings = field(default_factory=Settings)
     trees: TreeFiles | None = None
     workers_fault: str | None = "the API processes are starting"
+    freshness: Freshness = field(default_factory=Freshness)
     log: RemoteLog | None = None
     parts: Running | None = None
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -59,6 +61,7 @@ class _Process:
             case "status":
                 self.log.writer_is(fault=said["fault"])
                 self.workers_fault = said["workers"]
+                self.freshness.take(said["sources"])
             case "figures" if self.parts is not None:
                 self.log.tell({"figures": figures_json(figures_of(self.parts.telemetry))})
             case "whole":
@@ -111,7 +114,7 @@ class _Process:
 
         try:
             async with running_beside(
-                self.settings, self.log, read, lambda: self.workers_fault, self.figures
+                self.settings, self.log, read, lambda: self.workers_fault, self.figures, self.freshness
             ) as self.parts:
                 await server.serve(self.parts, self.settings, self.tell_revisions, self.stop, listener)
         except PolicydError as error:

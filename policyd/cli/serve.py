@@ -79,10 +79,12 @@ async def _serve(settings: Settings) -> None:
 
 
 async def _supervise(settings: Settings) -> None:
+    import asyncio
     import sys
 
     from policyd.api.supervisor import Supervisor, supervise
-    from policyd.bootstrap import telling, tree_files, writing
+    from policyd.bootstrap import make_engine, make_entitlements, sources_of, telling, tree_files, writing
+    from policyd.bootstrap_sources import first_good
     from policyd.cli.logs import start_logs
     from policyd.core.principal import LOCAL
     from policyd.services.figures import ServerFigures
@@ -92,9 +94,27 @@ async def _supervise(settings: Settings) -> None:
     async with writing(settings) as (directory, committer, telemetry):
         say(f"policyd on {settings.data_dir}: {settings.workers} API processes", _who(settings, LOCAL.name))
         figures = ServerFigures(telemetry)
-        supervisor = Supervisor(settings, directory, committer, lambda: tree_files(settings), command, figures)
-        async with telling(settings, directory, committer.origin, telemetry):
-            await supervise(supervisor, _ready)
+        sources = sources_of(settings)
+        following = bool(sources.followed)
+        if following:
+            await first_good(make_engine(settings.engine), sources, make_entitlements)
+        supervisor = Supervisor(
+            settings,
+            directory,
+            committer,
+            sources.read if following else lambda: tree_files(settings),
+            command,
+            figures,
+            sources.settled,
+            sources.freshness,
+        )
+        polling = asyncio.create_task(sources.keep_polling(supervisor.reload)) if following else None
+        try:
+            async with telling(settings, directory, committer.origin, telemetry):
+                await supervise(supervisor, _ready)
+        finally:
+            if polling is not None:
+                polling.cancel()
 
 
 def _who(settings: Settings, name: str) -> str:

@@ -16,6 +16,8 @@ that was taken out of the file is unknown as soon as the file is read again.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +34,7 @@ from policyd.errors import ConfigError, Finding, Unauthenticated
 
 PREFIX: Final = "pd_"
 RANDOM_BYTES: Final = 32
+_log: Final = logging.getLogger(__name__)
 FILE_MAX_BYTES: Final = 8 * 1024 * 1024
 
 
@@ -71,6 +74,17 @@ class TokenFile:
         self._known: Mapping[bytes, _Known] = {}
         self.fault: str | None = None
         """Why the file of this moment is not in force; None when it is."""
+
+    async def keep_fresh(self, refresh_ms: int) -> None:
+        """Read the file again whenever it changes, for ever; a broken one leaves the last good one in force."""
+        while True:
+            await asyncio.sleep(refresh_ms / 1_000)
+            before = self.fault
+            try:
+                await asyncio.to_thread(self.refresh)
+            except ConfigError as error:
+                if error.detail != before:
+                    _log.error("the last good tokens stay in force: %s", error.detail)
 
     def refresh(self) -> bool:
         """Read the file when it has changed; whether other tokens are in force now. Raises ``ConfigError``."""

@@ -77,6 +77,18 @@ class Activation:
             await self.drop(tree.digest)
             raise
 
+    async def proved(self, tree: PolicyTree, fleet: Fleet) -> Snapshot:
+        """A snapshot beside the live one that passes every check of both revisions together. Raises as ``build``."""
+        snapshot = await self.build(tree, fleet)
+        try:
+            findings = await asyncio.to_thread(self._dead_denials, tree, fleet)
+            if findings:
+                raise PolicyInvalid(f"an entitlement denies nothing: {findings[0]}", findings=findings)
+        except PolicydError:
+            await self.drop(tree.digest)
+            raise
+        return snapshot
+
     async def activate(
         self,
         tree: PolicyTree,
@@ -99,11 +111,8 @@ class Activation:
         self, tree: PolicyTree, fleet: Fleet, warm: Callable[[Snapshot], Awaitable[None]] | None
     ) -> Snapshot:
         """A snapshot that is checked, warmed and recorded."""
-        snapshot = await self.build(tree, fleet)
+        snapshot = await self.proved(tree, fleet)
         try:
-            findings = await asyncio.to_thread(self._dead_denials, tree, fleet)
-            if findings:
-                raise PolicyInvalid(f"an entitlement denies nothing: {findings[0]}", findings=findings)
             if warm is not None:
                 await warm(snapshot)
             await self.log.submit(self._entry(snapshot), [policy_blob(tree), fleet_blob(fleet)])

@@ -44,14 +44,14 @@ class Revisions:
     fleet_commit: str | None
     fleet_digest: str
     casbin_digest: str
+    stale: tuple[str | None, str | None] = (None, None)
+    """Since when a source could not confirm that the policies, or the fleet, are its newest."""
 
     @classmethod
-    def of(cls, snapshot: Snapshot) -> Revisions:
+    def of(cls, snapshot: Snapshot, stale: tuple[str | None, str | None] = (None, None)) -> Revisions:
         """The revisions of a snapshot."""
-        policies, fleet = snapshot.policies, snapshot.fleet
-        return cls(
-            policies.commit, policies.digest, policies.engine, fleet.commit, fleet.digest, snapshot.entitlements.digest
-        )
+        policies, fleet, casbin = snapshot.policies, snapshot.fleet, snapshot.entitlements.digest
+        return cls(policies.commit, policies.digest, policies.engine, fleet.commit, fleet.digest, casbin, stale)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +125,9 @@ def _after(made: Made, audit: Mapping[str, Any] | None) -> dict[str, Any]:
     }
     if decision.denied_by is not None:
         document["denied_by"] = decision.denied_by
+    for kind, since in zip(("policy", "fleet"), revisions.stale, strict=True):
+        if since is not None:
+            document[kind]["stale_since"] = since
     return document
 
 
@@ -167,6 +170,7 @@ def entry_of(made: Made) -> Entry:
         "facts": made.facts.digest,
         "policy": [revisions.policy_commit, revisions.policy_digest],
         "fleet": [revisions.fleet_commit, revisions.fleet_digest],
+        "stale": list(revisions.stale) if any(revisions.stale) else None,
     }
     first = returned[0].row if returned else None
     terms: list[Term] = [("data_source", name) for name in workload.sources]

@@ -33,6 +33,7 @@ from policyd.services.answers import Made, Revisions, answer_pieces, entry_of, e
 from policyd.services.clock import Now, next_boundary_us, now_us, uuid7
 from policyd.services.commit import AdmittedPosition
 from policyd.services.frames import Framed, Frames
+from policyd.services.freshness import Freshness
 from policyd.services.idempotency import Claim
 from policyd.services.permission import require_scope, told_to
 from policyd.services.proposals import Deed
@@ -134,6 +135,7 @@ class DecisionService:
     queue_ms: Callable[[], float] = lambda: 0.0
     """How long what is recorded now is likely to wait."""
     frames: Frames = field(default_factory=Frames)
+    freshness: Freshness = field(default_factory=Freshness)
     telemetry: Telemetry = field(default_factory=lambda: Telemetry(metrics=False))
     _durable: OrderedDict[str, None] = field(default_factory=OrderedDict)
     _first_asked: OrderedDict[bytes, Asked] = field(default_factory=OrderedDict)
@@ -185,6 +187,7 @@ class DecisionService:
         workload: Workload | None = None
         try:
             snapshot = self.snapshots.current()
+            self.freshness.require(time_us)
             facts, facts_blob = self.facts.current()
             framed = self._place(snapshot, request, principal, facts, time_us)
             workload = framed.normalised.workload
@@ -203,7 +206,7 @@ class DecisionService:
                 options=request.options,
                 sheet=sheet,
                 facts=facts,
-                revisions=Revisions.of(snapshot),
+                revisions=Revisions.of(snapshot, self.freshness.both()),
                 decision=decide(workload, sheet, facts),
             )
             reservation = reservation_of(made, framed.charged, framed.groups, self.hold_ms)

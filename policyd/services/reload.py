@@ -36,6 +36,8 @@ class Reload:
     decisions: DecisionService
     read: Callable[[], tuple[PolicyTree, Fleet]]
     swapped: Callable[[Fleet], None]
+    settled: Callable[[PolicydError | None], bool] = lambda fault: False
+    """Told what became of each pair; says whether another one is to be tried."""
     warm_classes_max: int = 256
     warm_wait_ms: int = 5_000
     fault: str | None = None
@@ -74,12 +76,14 @@ class Reload:
                 _log.warning("reload: %s and %s are live", snapshot.policies.digest, snapshot.fleet.digest)
         except PolicydError as error:
             self._refused(error.detail)
+            self._again = self.settled(error) or self._again
             return
         except Exception as error:  # noqa: BLE001 - whatever it is, the last good pair must go on and somebody be told
             _log.exception("a reload failed")
             self._refused(f"an unforeseen {type(error).__name__}")
             return
         self.fault = None
+        self._again = self.settled(None) or self._again
 
     def _refused(self, detail: str) -> None:
         self.fault = f"the reload at {rfc3339(now_us())} changed nothing: {detail}"

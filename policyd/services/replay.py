@@ -81,7 +81,9 @@ def _revisions(body: dict[str, Any], sheet: Sheet) -> Revisions:
     policy_commit, policy_digest = body["policy"]
     fleet_commit, fleet_digest = body["fleet"]
     engine, casbin = sheet.header["engine"], sheet.header["casbin"]
-    return Revisions(policy_commit, policy_digest, engine, fleet_commit, fleet_digest, casbin)
+    policies_since, fleet_since = body.get("stale", (None, None))
+    stale = (policies_since, fleet_since)
+    return Revisions(policy_commit, policy_digest, engine, fleet_commit, fleet_digest, casbin, stale)
 
 
 def sheet_revisions(sheet: Sheet) -> tuple[str, str]:

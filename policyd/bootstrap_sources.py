@@ -1,0 +1,165 @@
+"""Joins the adapters of revision sources to what follows them; the other half is ``policyd.bootstrap``.
+
+Rules: kept revisions and fetched histories lie in the data directory, below ``revisions``; what no source is named for
+comes from the folder of the settings, as it is when somebody asks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from audit.store import Position
+from policyd.core.fleet import Fleet
+from policyd.errors import ConfigError, PolicydError, RevisionError
+from policyd.ports import Engine, PolicyTree, TreeSource
+from policyd.revisions import fleet_files, policy_files
+from policyd.revisions.kept import KeptTrees
+from policyd.revisions.tree_files import TreeFiles
+from policyd.revisions.tree_sources import LIMITS, BundleSource, DirectorySource
+from policyd.services.activation import Activation
+from policyd.services.freshness import FLEET, POLICIES, Freshness
+from policyd.services.sources import Followed, Sources
+from policyd.settings import Settings, SourceSettings
+
+SUFFIXES = {POLICIES: policy_files.SUFFIXES, FLEET: fleet_files.SUFFIXES}
+
+
+def kept_trees(settings: Settings, kind: str) -> KeptTrees:
+    """The revisions of a kind that went live before."""
+    return KeptTrees(settings.data_dir / "revisions" / kind)
+
+
+def make_source(settings: SourceSettings, kind: str, mirror: Path) -> TreeSource:
+    """The source that the settings name."""
+    suffixes = SUFFIXES[kind]
+    if settings.kind == "directory":
+        return DirectorySource(Path(settings.location), suffixes)
+    if settings.kind == "bundle":
+        return BundleSource(Path(settings.location), suffixes, settings.path)
+    from connectors.git_source import GitPlace, GitSource
+
+    place = GitPlace(
+        **{name: getattr(settings, name) for name in GitPlace.__dataclass_fields__},
+    )
+    return GitSource(
+        place,
+        mirror,
+        suffixes,
+        LIMITS,
+        deadline_ms=settings.deadline_ms,
+        fetch_max_mib=settings.fetch_max_mib,
+        accept_rewritten=settings.rewritten_history == "accept",
+    )
+
+
+def make_sources(
+    settings: Settings, policies: Callable[[Settings], Path], fleet: Callable[[Settings], Path]
+) -> Sources:
+    """Both kinds; with no source named at all, both are read from their folders and nothing is polled."""
+    followed, fixed = {}, {}
+    for kind, path in ((POLICIES, policies), (FLEET, fleet)):
+        named: SourceSettings | None = getattr(settings.sources, kind)
+        if named is None:
+            fixed[kind] = path(settings)
+            continue
+        kept = kept_trees(settings, kind)
+        source = make_source(named, kind, kept.folder / "git")
+        followed[kind] = Followed(kind, source, kept, named.stale_max_ms)
+    return Sources(followed, fixed, settings.sources.poll_ms, Freshness())
+
+
+def refuse_followed(settings: Settings, kind: str) -> None:
+    """Raise ``ConfigError`` where a command needs a folder, and the settings follow a source."""
+    if getattr(settings.sources, kind) is not None:
+        raise ConfigError(
+            f"the {kind} come from sources.{kind}, and this command reads a folder",
+            remedy=f"name a folder on the command line, or leave sources.{kind} out of the settings that it is given",
+        )
+
+
+Read = Callable[[], tuple[PolicyTree, Fleet]]
+"""Reads both trees, as they are now."""
+
+
+@dataclass
+class Parsed:
+    """The revisions of what the sources give, parsed once as long as they give the same."""
+
+    sources: Sources
+    _last: tuple[TreeFiles, tuple[PolicyTree, Fleet]] | None = None
+
+    def __call__(self) -> tuple[PolicyTree, Fleet]:
+        """The pair to try. Raises ``RevisionError`` when the files of no pair that is left can be parsed."""
+        while True:
+            files = self.sources.read()
+            if self._last is not None and self._last[0] is files:
+                return self._last[1]
+            try:
+                pair = files.revisions()
+            except RevisionError as error:
+                if not self.sources.settled(error):
+                    raise
+            else:
+                self._last = files, pair
+                return pair
+
+
+@dataclass(frozen=True)
+class Trees:
+    """Where both trees are read, who is told what became of them, and how sure it is that they are the newest."""
+
+    read: Read
+    settled: Callable[[PolicydError | None], bool] = lambda fault: False
+    freshness: Freshness = field(default_factory=Freshness)
+
+
+class Unwritten:
+    """Stands where a log is, for checks that record nothing."""
+
+    async def submit(self, *_: object) -> Position:
+        raise NotImplementedError("a check records nothing")
+
+
+async def loaded_ahead(engine: Engine, tree: PolicyTree) -> None:
+    """Compile what is activated next; its faults are for whoever activates it."""
+    with suppress(RevisionError):
+        await engine.load(tree)
+
+
+async def first_activated(activation: Activation, trees: Trees, tree: PolicyTree, fleet: Fleet) -> Fleet:
+    """Activate the pair, or the next one that is left when it is refused; the fleet of the one that went live."""
+    while True:
+        try:
+            await activation.activate(tree, fleet)
+        except RevisionError as error:
+            if not trees.settled(error):
+                raise
+            tree, fleet = await asyncio.to_thread(trees.read)
+        else:
+            trees.settled(None)
+            return fleet
+
+
+async def first_good(engine: Engine, sources: Sources, entitlements_of: EntitlementsOf) -> TreeFiles:
+    """The first pair of trees that passes every check, on an engine of its own, before there are processes for it.
+
+    Raises the fault of the last pair when none does.
+    """
+    activation = Activation(engine, Unwritten(), entitlements_of)
+    try:
+        while True:
+            files = await asyncio.to_thread(sources.read)
+            try:
+                await activation.proved(*files.revisions())
+            except RevisionError as error:
+                if not sources.settled(error):
+                    raise
+            else:
+                sources.settled(None)
+                return files
+    finally:
+        await engine.close()
