@@ -25,6 +25,19 @@ ConfigFlag = Annotated[
         help="Settings file; without it `policyd.yaml` of the working directory, when there is one.",
     ),
 ]
+
+
+class CheckOutput(StrEnum):
+    """How findings are printed: for a person, as the document, or in a form that CI reads."""
+
+    TABLE = "table"
+    JSON = "json"
+    YAML = "yaml"
+    JUNIT = "junit"
+    SARIF = "sarif"
+    GITHUB = "github"
+
+
 DataDirFlag = Annotated[Path | None, typer.Option("--data-dir", metavar="DIR", help="Directory of the decision log.")]
 FleetFlag = Annotated[
     Path | None, typer.Option("--fleet", metavar="PATH", help="Fleet directory or file; without it the example fleet.")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from policyd.cli.options import ConfigFlag, EngineFlag, FleetFlag, OutputFlag, settings_of
-from policyd.cli.terminal import Output, emit, talk
+from policyd.cli.options import CheckOutput, ConfigFlag, DataDirFlag, EngineFlag, FleetFlag, OutputFlag, settings_of
+from policyd.cli.terminal import Output, data, emit, talk
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,13 +19,17 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from policyd.core.fleet import Fleet
-    from policyd.core.verdict import PolicySet
-    from policyd.errors import Finding
     from policyd.ports import Engine, PolicyTree
+    from policyd.revisions.named_trees import NamedTree
+    from policyd.services.policy_review import Review
     from policyd.settings import Settings
 
 app = typer.Typer(name="policy", help="Policies: Rego packages, Casbin rows, golden cases.", no_args_is_help=True)
 
+RevisionArgument = Annotated[
+    str | None,
+    typer.Argument(metavar="PATH|REV", help="Folder, bundle, digest or commit; without it the policies in use."),
+]
 DirectoryArgument = Annotated[
     Path | None, typer.Argument(metavar="DIR", help="Policy directory; without it the one in use.")
 ]
@@ -40,34 +45,38 @@ class Engines(StrEnum):
 
 @app.command()
 def check(
-    directory: DirectoryArgument = None,
-    output: OutputFlag = Output.TABLE,
+    revision: RevisionArgument = None,
+    output: Annotated[
+        CheckOutput, typer.Option("--output", "-o", help="How to print: for a person, as data, or as CI reads it.")
+    ] = CheckOutput.TABLE,
+    strict: Annotated[bool, typer.Option("--strict", help="Warnings end with exit code 3 too.")] = False,
     fleet: FleetFlag = None,
+    data_dir: DataDirFlag = None,
     engine: EngineFlag = None,
     config: ConfigFlag = None,
 ) -> None:
-    """Check policies: syntax, METADATA, built-ins, what packages read, entitlements. Findings end with exit code 3.
+    """Check policies beside a fleet: all that keeps them from going live. Findings end with exit code 3.
+
+    A revision is a folder, a bundle (.tar.gz), the digest of one that was live here, or a commit of the repository
+    here, with the folder in it: main:policies.
 
     Example: policyd policy check policies
     """
     import asyncio
 
     from policyd.cli import failures
-    from policyd.cli.fleet import findings_json
+    from policyd.cli.policy_check import draw, shown
 
-    settings = settings_of(config, policies=directory, fleet=fleet, engine=engine)
-    policies, findings = asyncio.run(_check(settings))
-    packages = [] if policies is None else [_package_json(policies, name) for name in sorted(policies.packages)]
-    document = {
-        "policies": str(_directory(settings)),
-        "digest": None if policies is None else policies.digest,
-        "commit": None if policies is None else policies.commit,
-        "engine": None if policies is None else policies.engine,
-        "packages": packages,
-        "findings": findings_json(findings),
-    }
-    emit(document, output, lambda console: _draw_check(document, console))
-    raise typer.Exit(failures.FOUND if findings else failures.DONE)
+    settings = settings_of(config, policies=None, fleet=fleet, data_dir=data_dir, engine=engine)
+    review, root = asyncio.run(_check(settings, revision))
+    text = shown(review, root, output)
+    if text is None:
+        draw(review, root, data())
+    else:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    bad = review.remarks if strict else review.errors
+    raise typer.Exit(failures.FOUND if bad else failures.DONE)
 
 
 @app.command("test")
@@ -111,67 +120,42 @@ def _load(settings: Settings) -> tuple[PolicyTree, Fleet]:
     return load_policy_tree(_directory(settings)), load_fleet(fleet_path(settings))
 
 
-async def _check(settings: Settings) -> tuple[PolicySet | None, list[Finding]]:
-    """The compiled policies, or None, and every finding of every check."""
-    from policyd.bootstrap import make_engine, make_entitlements
-    from policyd.errors import PolicyInvalid
-    from policyd.services.activation import dead_denials, unreadable_paths
+async def _check(settings: Settings, revision: str | None) -> tuple[Review, Path]:
+    """The review, and what its paths are below."""
+    from datetime import UTC, datetime
 
-    findings: list[Finding] = []
-    try:
-        tree, fleet = _load(settings)
-    except PolicyInvalid as error:
-        return None, list(error.findings)
+    from policyd.bootstrap import fleet_path, make_engine, make_entitlements
+    from policyd.revisions.fleet_files import load_fleet
+    from policyd.services.policy_review import review
+
+    named = _named(settings, revision)
     engine = make_engine(settings.engine)
-    policies: PolicySet | None = None
     try:
         with talk().status(f"compiling on {engine.name}"):
-            policies = await engine.load(tree)
-        findings += unreadable_paths(policies)
-    except PolicyInvalid as error:
-        findings += error.findings
+            found = await review(
+                named.tree.files,
+                named.tree.commit,
+                lambda: load_fleet(fleet_path(settings)),
+                engine,
+                make_entitlements,
+                datetime.now(UTC).date(),
+            )
     finally:
         await engine.close()
-    try:
-        findings += dead_denials(make_entitlements(tree.casbin_model, tree.casbin_rows, fleet), fleet)
-    except PolicyInvalid as error:
-        findings += error.findings
-    return policies, findings
+    return found, named.root
 
 
-def _package_json(policies: PolicySet, name: str) -> dict[str, Any]:
-    package = policies.packages[name]
-    return {
-        "package": name,
-        "title": package.title,
-        "enforcement": package.enforcement.value,
-        "owner": package.owner,
-        "location": package.location,
-        "exports": sorted(package.exports),
-        "rules": sorted(package.rules),
-        "reads": [".".join(path) for path in package.reads],
-    }
+def _named(settings: Settings, revision: str | None) -> NamedTree:
+    """The tree that is meant: the named one, else the one in use."""
+    from policyd.bootstrap import policies_path
+    from policyd.bootstrap_sources import kept_trees
+    from policyd.revisions.named_trees import named_tree
+    from policyd.revisions.policy_files import SUFFIXES
 
-
-def _draw_check(document: dict[str, Any], console: Console) -> None:
-    from policyd.cli import words
-    from policyd.cli.terminal import BAD, GOOD, grid
-
-    if document["packages"]:
-        table = grid(("package", "enforcement", "owner", "rules", "reads", "title"), right=("rules", "reads"))
-        for package in document["packages"]:
-            counts = (str(len(package["rules"])), words.plural(len(package["reads"]), "path"))
-            table.add_row(package["package"], package["enforcement"], package["owner"], *counts, package["title"])
-        console.print(table)
-        console.print()
-    for finding in document["findings"]:
-        console.print(f"{finding['where']}: {finding['message']}", style=BAD, soft_wrap=True)
-    if document["findings"]:
-        console.print(f"{words.plural(len(document['findings']), 'finding')} in {document['policies']}", style=BAD)
-        return
-    revision = words.revision(document["commit"], document["digest"])
-    count = words.plural(len(document["packages"]), "package")
-    console.print(f"{document['policies']} holds together: {count}, {revision}, on {document['engine']}", style=GOOD)
+    source = settings.sources.policies
+    folder = source.path if source is not None else str(settings.policies or "policies")
+    name = revision if revision is not None else str(policies_path(settings))
+    return named_tree(name, SUFFIXES, kept_trees(settings, "policies"), folder)
 
 
 async def _test(settings: Settings, kinds: Sequence[str]) -> list[dict[str, Any]]:

@@ -59,7 +59,7 @@ _DOMAIN_FIELD: Final = {"p": 1, "g": 2}
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
+class Row:
     """One row as written: ``p`` or ``g``, its values, and its line."""
 
     section: str
@@ -122,7 +122,7 @@ class CasbinEntitlements:
     def build(cls, model: str, rows: str, *, domains: Iterable[str] = ()) -> CasbinEntitlements:
         """Read model and rows. ``domains`` are those that ``*`` stands for. Raises ``PolicyInvalid`` with findings."""
         findings = model_findings(model)
-        parsed = _parse(rows, findings)
+        parsed = rows_of(rows, findings)
         findings.extend(_role_findings(parsed))
         if findings:
             raise PolicyInvalid(f"{len(findings)} findings in the entitlements", findings=findings)
@@ -201,9 +201,9 @@ def model_findings(model: str) -> list[Finding]:
     return findings
 
 
-def _parse(text: str, findings: list[Finding]) -> list[_Row]:
+def rows_of(text: str, findings: list[Finding]) -> list[Row]:
     """The rows of the file. Blank lines and lines that start with ``#`` are skipped; anything else must be a row."""
-    rows: list[_Row] = []
+    rows: list[Row] = []
     seen: dict[tuple[str, ...], int] = {}
     for number, line in enumerate(text.split("\n"), 1):
         stripped = line.strip()
@@ -224,7 +224,7 @@ def _parse(text: str, findings: list[Finding]) -> list[_Row]:
         if key in seen:
             findings.append(Finding(where, f"the same row stands in line {seen[key]}"))
         elif not faults:
-            rows.append(_Row(section, tuple(values), number))
+            rows.append(Row(section, tuple(values), number))
         seen.setdefault(key, number)
     return rows
 
@@ -240,7 +240,7 @@ def _value_fault(section: str, index: int, value: str) -> str | None:
     return None if _NAME.fullmatch(value) else f"the {field} '{value}' is no name (letters, digits and . : @ / + - _)"
 
 
-def _denials(rows: Sequence[_Row]) -> list[Denial]:
+def _denials(rows: Sequence[Row]) -> list[Denial]:
     roles = {row.values[1] for row in rows if row.section == "g"}
     denials = []
     for row in rows:
@@ -250,7 +250,7 @@ def _denials(rows: Sequence[_Row]) -> list[Denial]:
     return denials
 
 
-def _role_findings(rows: Sequence[_Row]) -> list[Finding]:
+def _role_findings(rows: Sequence[Row]) -> list[Finding]:
     """Roles that give nothing (most often a slip of the pen), circles, and chains that Casbin would cut off."""
     findings: list[Finding] = []
     holders = {row.values[0] for row in rows}
@@ -279,7 +279,7 @@ def _chain_fault(start: str, above: Mapping[str, set[str]]) -> str | None:
     return f"the roles above '{start}' are nested deeper than {MAX_ROLE_DEPTH}, or in a circle"
 
 
-def _expand(rows: Sequence[_Row], domains: Sequence[str]) -> dict[str, list[tuple[str, ...]]]:
+def _expand(rows: Sequence[Row], domains: Sequence[str]) -> dict[str, list[tuple[str, ...]]]:
     """Rows of every domain for rows of the domain ``*``; sorted, each once."""
     expanded: dict[str, set[tuple[str, ...]]] = {"p": set(), "g": set()}
     for row in rows:

@@ -59,17 +59,25 @@ class CaseResult:
 
 def load_cases(directory: Path) -> list[Case]:
     """Every case of a directory, by file and position. Raises ``PolicyInvalid`` with what is no case, at its line."""
-    cases: list[Case] = []
-    findings: list[Finding] = []
+    files: dict[str, bytes] = {}
     for path in sorted(directory.glob("*.yaml")):
         try:
-            document = read_yaml(path.read_bytes(), str(path))
+            files[str(path)] = path.read_bytes()
         except OSError as error:
-            findings.append(Finding(str(path), f"cannot be read: {error.strerror}"))
-            continue
+            fault = Finding(str(path), f"cannot be read: {error.strerror}")
+            raise PolicyInvalid(f"golden cases cannot be read: {fault}", findings=[fault]) from None
+    return read_cases(files)
+
+
+def read_cases(files: Mapping[str, bytes]) -> list[Case]:
+    """Every case of files already read, given by name. Raises ``PolicyInvalid`` with what is no case, at its line."""
+    cases: list[Case] = []
+    findings: list[Finding] = []
+    for name in sorted(files):
+        document = read_yaml(files[name], name)
         findings += document.findings
         if not document.findings:
-            cases += _cases_of(document, str(path), findings)
+            cases += _cases_of(document, name, findings)
     if findings:
         raise PolicyInvalid(f"golden cases cannot be read: {findings[0]}", findings=findings)
     return cases
