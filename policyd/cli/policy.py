@@ -5,21 +5,14 @@ from __future__ import annotations
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from policyd.cli.options import CheckOutput, ConfigFlag, DataDirFlag, EngineFlag, FleetFlag, OutputFlag, settings_of
-from policyd.cli.terminal import Output, data, emit, talk
+from policyd.cli.options import CheckOutput, ConfigFlag, DataDirFlag, EngineFlag, FleetFlag, settings_of
+from policyd.cli.terminal import data, say, talk
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from policyd.core.fleet import Fleet
-    from policyd.ports import Engine, PolicyTree
     from policyd.revisions.named_trees import NamedTree
     from policyd.services.policy_review import Review
     from policyd.settings import Settings
@@ -81,43 +74,58 @@ def check(
 
 @app.command("test")
 def run_tests(
-    directory: DirectoryArgument = None,
+    revision: RevisionArgument = None,
     engine: Annotated[
         Engines | None, typer.Option("--engine", help="Engine to run on; without it the configured one.")
     ] = None,
-    output: OutputFlag = Output.TABLE,
+    output: Annotated[
+        CheckOutput, typer.Option("--output", "-o", help="How to print: for a person, as data, or as JUnit for CI.")
+    ] = CheckOutput.TABLE,
+    only: Annotated[
+        str | None, typer.Option("--filter", metavar="TEXT", help="Only tests whose name holds this text, or pattern.")
+    ] = None,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, max=64, help="Golden cases at a time.")] = 2,
+    coverage: Annotated[
+        int | None,
+        typer.Option("--coverage", metavar="PERCENT", min=0, max=100, help="Fewest rules that tests must try."),
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Run again after every change, until interrupted.")] = False,
     fleet: FleetFlag = None,
     config: ConfigFlag = None,
 ) -> None:
-    """Run the policies' own tests and the golden cases. A failed one ends with exit code 3.
+    """Run the policies' own tests and the golden cases, and tell which rules none of them tries.
+
+    A test that fails, or fewer rules tried than --coverage says, ends with exit code 3.
 
     Example: policyd policy test policies --engine all
     """
-    import asyncio
-
     from policyd.cli import failures
+    from policyd.cli.policy_test import Chosen, run_once, watched
 
-    settings = settings_of(config, policies=directory, fleet=fleet)
+    settings = settings_of(config, fleet=fleet)
+    if output in (CheckOutput.SARIF, CheckOutput.GITHUB):
+        raise typer.BadParameter(f"tests are not printed as {output.value}; take junit", param_hint="--output")
     kinds = ["embedded", "opa"] if engine is Engines.ALL else [engine.value if engine else settings.engine.kind]
-    results = asyncio.run(_test(settings, kinds))
-    failed = [result for result in results if not result["passed"]]
-    document = {"passed": len(results) - len(failed), "failed": len(failed), "results": results}
-    emit(document, output, lambda console: _draw_test(document, kinds, console))
-    raise typer.Exit(failures.FOUND if failed or not results else failures.DONE)
+    chosen = Chosen(settings, kinds, jobs, only, coverage, output)
+    passed = (
+        watched(chosen, lambda: _named(settings, revision)) if watch else run_once(chosen, _named(settings, revision))
+    )
+    raise typer.Exit(failures.DONE if passed else failures.FOUND)
 
 
-def _directory(settings: Settings) -> Path:
-    from policyd.bootstrap import policies_path
+@app.command()
+def init(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to make; it must not hold anything yet.")],
+) -> None:
+    """Make a policy tree to start from: one package with its test, a golden case, entitlements, settings.
 
-    return policies_path(settings)
+    Example: policyd policy init my-policies
+    """
+    from policyd.cli.policy_starter import write_starter
 
-
-def _load(settings: Settings) -> tuple[PolicyTree, Fleet]:
-    from policyd.bootstrap import fleet_path
-    from policyd.revisions.fleet_files import load_fleet
-    from policyd.revisions.policy_files import load_policy_tree
-
-    return load_policy_tree(_directory(settings)), load_fleet(fleet_path(settings))
+    for path in write_starter(directory):
+        print(path)
+    say(f"try: policyd policy check {directory} && policyd policy test {directory}")
 
 
 async def _check(settings: Settings, revision: str | None) -> tuple[Review, Path]:
@@ -156,91 +164,3 @@ def _named(settings: Settings, revision: str | None) -> NamedTree:
     folder = source.path if source is not None else str(settings.policies or "policies")
     name = revision if revision is not None else str(policies_path(settings))
     return named_tree(name, SUFFIXES, kept_trees(settings, "policies"), folder)
-
-
-async def _test(settings: Settings, kinds: Sequence[str]) -> list[dict[str, Any]]:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    from policyd.bootstrap import make_engine
-
-    tree, fleet = _load(settings)
-    results: list[dict[str, Any]] = []
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=talk(), transient=True) as progress:
-        for kind in kinds:
-            engine = make_engine(settings.engine.model_copy(update={"kind": kind}))
-            try:
-                await engine.load(tree)
-                results += await _rego_tests(engine, tree, progress)
-                results += await _golden_cases(engine, tree, fleet, settings, progress)
-            finally:
-                await engine.close()
-    return results
-
-
-async def _rego_tests(engine: Engine, tree: PolicyTree, progress: Progress) -> list[dict[str, Any]]:
-    task = progress.add_task(f"{engine.name}: Rego tests", total=None)
-    results = await engine.test(tree)
-    progress.update(task, total=max(1, len(results)), completed=max(1, len(results)))
-    return [
-        {
-            "engine": engine.name,
-            "kind": "rego",
-            "name": f"{result.package}.{result.rule}",
-            "location": result.location,
-            "passed": result.passed,
-            "detail": result.detail,
-        }
-        for result in results
-    ]
-
-
-async def _golden_cases(
-    engine: Engine, tree: PolicyTree, fleet: Fleet, settings: Settings, progress: Progress
-) -> list[dict[str, Any]]:
-    from policyd.bootstrap import make_entitlements
-    from policyd.services.cases import CaseRunner, load_cases
-    from policyd.services.sheets import SheetBook, SheetLimits
-
-    cases = load_cases(_directory(settings) / "cases")
-    policies = await engine.load(tree)
-    book = SheetBook(engine, SheetLimits(deadline_ms=settings.engine.deadline_ms))
-    runner = CaseRunner(
-        book, policies, lambda changed: make_entitlements(tree.casbin_model, tree.casbin_rows, changed), fleet
-    )
-    results = []
-    for case in progress.track(cases, description=f"{engine.name}: golden cases"):
-        result = await runner.run(case)
-        results.append(
-            {
-                "engine": engine.name,
-                "kind": "case",
-                "name": case.name,
-                "location": case.file,
-                "passed": result.passed,
-                "detail": "; ".join(result.differences),
-            }
-        )
-    return results
-
-
-def _draw_test(document: dict[str, Any], kinds: Sequence[str], console: Console) -> None:
-    from policyd.cli import words
-    from policyd.cli.terminal import BAD, GOOD, grid
-
-    table = grid(("engine", "tests", "passed", "failed"), right=("passed", "failed"))
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for result in document["results"]:
-        groups.setdefault((result["engine"], result["kind"]), []).append(result)
-    for (engine, kind), results in groups.items():
-        passed = sum(result["passed"] for result in results)
-        what = {"rego": "Rego tests", "case": "golden cases"}[kind]
-        table.add_row(engine, what, str(passed), str(len(results) - passed))
-    for result in document["results"]:
-        if not result["passed"]:
-            console.print(f"{result['location']}: {result['name']} failed on {result['engine']}", style=BAD)
-            if result["detail"]:
-                console.print(f"  {result['detail']}")
-    console.print(table)
-    summary = f"{document['passed']} passed, {document['failed']} failed on {words.plural(len(kinds), 'engine')}"
-    console.print(summary if document["results"] else "no tests were found", style=BAD if document["failed"] else GOOD)

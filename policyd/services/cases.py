@@ -50,6 +50,8 @@ class CaseResult:
 
     case: Case
     differences: tuple[str, ...]
+    fired: frozenset[str] = frozenset()
+    """Rules that spoke, as ``package.rule``."""
 
     @property
     def passed(self) -> bool:
@@ -119,7 +121,7 @@ class CaseRunner:
             return CaseResult(case, (f"{error.code}: {error.detail}",))
         except (ValidationError, ValueError, KeyError, TypeError) as error:
             return CaseResult(case, (f"the case itself is not well formed: {' '.join(str(error).split())[:300]}",))
-        return CaseResult(case, tuple(_differences(case.content["expect"], sheet, decision)))
+        return CaseResult(case, tuple(_differences(case.content["expect"], sheet, decision)), _fired(sheet, decision))
 
     async def _decide(self, content: Mapping[str, Any]) -> tuple[Sheet, Decision]:
         fleet = case_fleet(self.fleet, content)
@@ -204,6 +206,13 @@ def _differences(expect: Mapping[str, Any], sheet: Sheet, decision: Decision) ->
         names = sorted({o["name"] for scored in decision.ranked for o in scored.row.obligations})
         if names != sorted(expect["obligations"]):
             yield f"obligations: expected {sorted(expect['obligations'])}, got {names}"
+
+
+def _fired(sheet: Sheet, decision: Decision) -> frozenset[str]:
+    said = [violation for entry in sheet.refused for violation in entry.violations]
+    said += [violation for _, violation in decision.refused]
+    said += [warning for scored in decision.ranked for warning in scored.row.warnings]
+    return frozenset(f"{one['policy']}.{one['rule']}" for one in said)
 
 
 def _differing_sets(what: str, expected: Mapping[str, Sequence[str]], got: Mapping[str, set[str]]) -> Iterator[str]:
