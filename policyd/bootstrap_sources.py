@@ -15,7 +15,7 @@ from pathlib import Path
 from audit.store import Position
 from policyd.core.fleet import Fleet
 from policyd.errors import ConfigError, PolicydError, RevisionError
-from policyd.ports import Engine, PolicyTree, TreeSource
+from policyd.ports import Engine, Entitlements, PolicyTree, TreeSource
 from policyd.revisions import fleet_files, policy_files
 from policyd.revisions.kept import KeptTrees
 from policyd.revisions.tree_files import TreeFiles
@@ -81,6 +81,7 @@ def refuse_followed(settings: Settings, kind: str) -> None:
         )
 
 
+EntitlementsOf = Callable[[str, str, Fleet], Entitlements]
 Read = Callable[[], tuple[PolicyTree, Fleet]]
 """Reads both trees, as they are now."""
 
