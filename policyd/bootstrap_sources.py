@@ -23,7 +23,8 @@ from policyd.revisions.tree_sources import LIMITS, BundleSource, DirectorySource
 from policyd.services.activation import Activation
 from policyd.services.freshness import FLEET, POLICIES, Freshness
 from policyd.services.sources import Followed, Sources
-from policyd.settings import Settings, SourceSettings
+from policyd.settings import Settings
+from policyd.source_settings import SourceSettings
 
 SUFFIXES = {POLICIES: policy_files.SUFFIXES, FLEET: fleet_files.SUFFIXES}
 
