@@ -9,10 +9,11 @@ It refuses to wait for long at the end, and to send what its own sender logs.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 import traceback
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 from uuid import uuid4
@@ -28,9 +29,11 @@ from opentelemetry.sdk.metrics.export import MetricExporter, MetricsData, Period
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.sampling import ParentBased, Sampler, TraceIdRatioBased
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
 
 from connectors.otel_metrics import WithHistograms, meter_provider
+from connectors.otel_signals import sampled_share
 from connectors.otel_traces import OtelTracing
 from policyd.telemetry import CURRENT, Telemetry
 
@@ -55,9 +58,10 @@ class Exports:
         self._closers: list[Callable[[], object]] = []
         self._handler: OtlpLogHandler | None = None
         if "traces" in signals:
-            tracer = TracerProvider(resource=resource, shutdown_on_exit=False)
-            tracer.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-            telemetry.tracing = OtelTracing(tracer)
+            tracer = TracerProvider(_sampler(os.environ), resource, shutdown_on_exit=False)
+            processor = BatchSpanProcessor(OTLPSpanExporter())
+            tracer.add_span_processor(processor)
+            telemetry.tracing = OtelTracing(tracer, processor)
             self._closers.append(tracer.shutdown)
         if "metrics" in signals:
             reader = _PeriodicReader(telemetry, OTLPMetricExporter())
@@ -130,6 +134,23 @@ class _PeriodicReader(PeriodicExportingMetricReader):
         super()._receive_metrics(self._with_histograms(metrics_data), timeout_millis, **options)
 
 
+def _sampler(environment: Mapping[str, str]) -> Sampler | None:
+    """One request in so many, unless its caller decided already; None when ``OTEL_TRACES_SAMPLER`` names a sampler."""
+    if environment.get("OTEL_TRACES_SAMPLER"):
+        return None
+    return ParentBased(TraceIdRatioBased(sampled_share(environment)))
+
+
+class _Speaker(Resource):
+    """A resource that knows its hash: the exporter asks each span for it, and the SDK's writes JSON every time."""
+
+    def __hash__(self) -> int:
+        found: int | None = self.__dict__.get("_hash")
+        if found is None:
+            found = self.__dict__["_hash"] = super().__hash__()
+        return found
+
+
 def _resource() -> Resource:
     """Who speaks; ``OTEL_SERVICE_NAME`` and ``OTEL_RESOURCE_ATTRIBUTES`` have the last word."""
     try:
@@ -137,4 +158,5 @@ def _resource() -> Resource:
     except PackageNotFoundError:
         running = "0"
     ours = {"service.name": "policyd", "service.version": running, "service.instance.id": str(uuid4())}
-    return Resource.create(ours).merge(OTELResourceDetector().detect())
+    merged = Resource.create(ours).merge(OTELResourceDetector().detect())
+    return _Speaker(merged.attributes, merged.schema_url)

@@ -13,6 +13,8 @@ from policyd.errors import ConfigError
 
 ENDPOINT_DEFAULT: Final = "http://localhost:4318"
 """Where OTLP over HTTP goes when nothing says where."""
+SAMPLED_SHARE: Final = 0.1
+"""Traced when nothing says otherwise; a caller that traces decides for itself (docs/adr/0032-sampling.md)."""
 SIGNALS: Final = ("traces", "metrics", "logs")
 PROTOCOL: Final = "http/protobuf"
 _EXPORTERS: Final = {"traces": {"otlp", "none"}, "metrics": {"otlp", "none", "prometheus"}, "logs": {"otlp", "none"}}
@@ -32,6 +34,23 @@ def exported_signals(environment: Mapping[str, str]) -> frozenset[str]:
     if switched_off(environment):
         return frozenset()
     return frozenset(signal for signal in SIGNALS if _exported(signal, environment))
+
+
+def sampled_share(environment: Mapping[str, str]) -> float:
+    """The share of requests that is traced when no sampler is named: ``OTEL_TRACES_SAMPLER_ARG``, or a tenth.
+
+    Raises ``ConfigError`` when it is no share.
+    """
+    told = environment.get("OTEL_TRACES_SAMPLER_ARG", "").strip()
+    try:
+        share = float(told) if told else SAMPLED_SHARE
+    except ValueError:
+        share = -1.0
+    if not 0.0 <= share <= 1.0:
+        raise ConfigError(
+            f"OTEL_TRACES_SAMPLER_ARG={told} is no share of the requests", remedy="give a number from 0 to 1"
+        )
+    return share
 
 
 def endpoints(environment: Mapping[str, str]) -> list[str]:

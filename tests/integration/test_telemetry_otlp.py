@@ -17,7 +17,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from connectors import otel_export
-from connectors.otel_signals import exported_signals
+from connectors.otel_signals import exported_signals, sampled_share
 from policyd.errors import ConfigError
 from policyd.telemetry import METRICS
 
@@ -102,6 +102,7 @@ def exporting(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> Receiver:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-collector-key=of-the-collector")
     monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "60000")
     monkeypatch.setenv("OTEL_SERVICE_NAME", "policyd-of-the-test")
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_always_on")
     return receiver
 
 
@@ -233,6 +234,39 @@ def test_a_request_that_is_not_sampled_sends_nothing(
     with serving_with() as server:
         assert server.client.post("/v1/decisions", json=bank_chat).status_code == 200
     assert exporting.spans == []
+
+
+@pytest.mark.parametrize(("share", "followed"), [("0", 0), ("1", 3)])
+def test_without_a_sampler_a_share_is_followed_and_a_caller_decides_for_itself(
+    exporting: Receiver,
+    serving_with: Callable[..., Any],
+    bank_chat: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    share: str,
+    followed: int,
+) -> None:
+    monkeypatch.delenv("OTEL_TRACES_SAMPLER")
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", share)
+    with serving_with() as server:
+        for _ in range(3):
+            server.client.post("/v1/decisions", json=bank_chat)
+        for flags, trace_id in (("00", TRACE_ID[::-1]), ("01", TRACE_ID)):
+            headers = {"traceparent": f"00-{trace_id}-{PARENT_ID}-{flags}"}
+            server.client.post("/v1/decisions", json=bank_chat, headers=headers)
+    requests = [span for span in exporting.spans if span.kind == 2]
+    assert [span.trace_id.hex() for span in requests if span.parent_span_id] == [TRACE_ID]
+    assert len([span for span in requests if not span.parent_span_id]) == followed
+
+
+def test_the_share_has_a_default() -> None:
+    assert sampled_share({}) == 0.1
+    assert sampled_share({"OTEL_TRACES_SAMPLER_ARG": " 0.25 "}) == 0.25
+
+
+@pytest.mark.parametrize("told", ["all", "-0.1", "1.01", "nan"])
+def test_what_is_no_share_is_a_fault_at_the_start(told: str) -> None:
+    with pytest.raises(ConfigError, match="no share of the requests"):
+        sampled_share({"OTEL_TRACES_SAMPLER_ARG": told})
 
 
 def test_nothing_leaves_unasked(api: Any) -> None:
