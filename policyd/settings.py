@@ -177,7 +177,7 @@ class ProposalSettings(_Section):
 
 
 WebhookName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
-EventName = Literal["budget.threshold", "budget.set"]
+EventName = Literal["budget.threshold", "budget.set", "proposal.opened", "proposal.approved"]
 
 
 class WebhookSettings(_Section):
@@ -185,7 +185,8 @@ class WebhookSettings(_Section):
 
     url: str = Field(description="where to; http or https, without a user and a password")
     events: Annotated[tuple[EventName, ...], Field(min_length=1)] = Field(
-        ("budget.threshold",), description="of what: `budget.threshold`, `budget.set`"
+        ("budget.threshold",),
+        description="of what: `budget.threshold`, `budget.set`, `proposal.opened`, `proposal.approved`",
     )
     form: Literal["json", "alertmanager"] = Field(
         "json", description="`json`: one object; `alertmanager`: a list of one alert, for its `/api/v2/alerts`"

@@ -35,7 +35,7 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One thing that happened. ``document`` is the entry as it is recorded, without its salt."""
+    """One thing that happened. ``document`` is the entry as it is recorded, without ``NOT_TOLD``."""
 
     name: str
     id: str
@@ -65,6 +65,23 @@ def _set(body: Mapping[str, Any]) -> Told:
     return Told("info", f"the budget of {path} was set: {said}", {"account": path})
 
 
+def _proposed(body: Mapping[str, Any]) -> Told:
+    whose = _tenant(body) or "all tenants"
+    summary = f"{body['action']} for {whose} waits for a second person until {body['expires']}"
+    return Told("warning", summary, {"action": body["action"], "proposal": body["id"]})
+
+
+def _approved(body: Mapping[str, Any]) -> Told:
+    whose = _tenant(body) or "all tenants"
+    return Told("info", f"{body['action']} for {whose} was approved and is done", {"action": body["action"]})
+
+
+def _tenant(body: Mapping[str, Any]) -> str | None:
+    """The tenant that the scope of an entry names."""
+    scope = body.get("scope")
+    return scope[0] if isinstance(scope, list) and scope else None
+
+
 def amount(value: int, unit: str) -> str:
     """An amount of the ledger for a person."""
     if unit == "micro_usd":
@@ -75,7 +92,11 @@ def amount(value: int, unit: str) -> str:
 _ROWS: Final[Mapping[tuple[Kind, str | None], tuple[str, Callable[[Mapping[str, Any]], Told]]]] = {
     ("budget", "threshold"): ("budget.threshold", _threshold),
     ("budget", "set"): ("budget.set", _set),
+    ("proposal", None): ("proposal.opened", _proposed),
+    ("approval", None): ("proposal.approved", _approved),
 }
+NOT_TOLD: Final = frozenset({"salt", "document"})
+"""What stays in the log: what only a hash needs, and what is proposed, which may name a person."""
 EVENT_NAMES: Final = tuple(name for name, _ in _ROWS.values())
 KINDS_HEARD: Final[tuple[Kind, ...]] = tuple(dict.fromkeys(kind for kind, _ in _ROWS))
 
@@ -89,6 +110,6 @@ def event_of(picked: Picked) -> Event | None:
     name, tell = row
     told = tell(body)
     account = told.labels.get("account")
-    tenant = None if account in (None, "*") else str(account).split("/")[0]
-    document = {key: value for key, value in body.items() if key != "salt"}
+    tenant = _tenant(body) if account is None else None if account == "*" else str(account).split("/")[0]
+    document = {key: value for key, value in body.items() if key not in NOT_TOLD}
     return Event(name, picked.id, picked.index, picked.time_us, tenant, told, document)

@@ -138,6 +138,11 @@ class Webhooks:
                 await self._catch_up(receiver, state, self._log)
             except PolicydError as error:
                 _logger.warning("webhook %s waits for the log: %s", receiver.name, error.detail)
+            except Exception as error:  # noqa: BLE001 - an entry that cannot be told must be seen, and stop nobody else
+                state.failing_since_us = state.failing_since_us or self.now()
+                state.error = f"entry {state.next_index} or one behind it cannot be told: {error!r}"
+                _logger.error("webhook %s: %s", receiver.name, state.error)
+                await self._keep()
             await asyncio.sleep(LOOK_S)
 
     async def _catch_up(self, receiver: Receiver, state: _State, log: int) -> None:
