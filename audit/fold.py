@@ -15,14 +15,18 @@ from dataclasses import dataclass, replace
 from json import loads
 from typing import Final
 
-from audit.checkpoint import open_checkpoint, open_rotation
+from audit.balances import Balances
+from audit.checkpoint import Checkpoint, open_checkpoint, open_rotation
 from audit.errors import KeyInvalid, LogCorrupt, LogRolledBack, ProofInvalid
 from audit.gap import Gap, read_gap
 from audit.note import LOG_ALGORITHM, VerifierKey
+from audit.seen import read_seen
 from audit.tree import Edge, Run
 
 GAPS_MAX: Final = 1_000
 """Restores that one log may tell of."""
+SEEN_MAX: Final = 1_024
+"""Other logs that one log may tell of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,12 @@ class Verdict:
     """Whether the reader brought the key, or the log named its own."""
     gaps: tuple[Gap, ...] = ()
     """What the log says itself that it has lost."""
+    seen: tuple[Checkpoint, ...] = ()
+    """The newest checkpoint of each other log that this one has seen."""
+    accounts: int | None = None
+    """Budget accounts whose changes follow each other; None when they were not folded."""
+    elsewhere: int = 0
+    """Changes of these accounts that other logs have."""
     error: LogCorrupt | None = None
 
     @property
@@ -84,6 +94,7 @@ class Fold:
         edge: Edge | None = None,
         anchors: Iterable[Anchor] = (),
         key_given: bool = True,
+        accounts: bool = False,
     ) -> None:
         self._edge = edge or Edge()
         self._origin = origin
@@ -92,8 +103,10 @@ class Fold:
         self._kept = sorted(anchors, key=lambda anchor: anchor.size)
         self._anchors: list[Anchor] = []
         self._gaps: list[Gap] = []
+        self._seen: dict[str, Checkpoint] = {}
         self._checkpoints = 0
         self.first = self._edge.size
+        self._balances = Balances(whole=self.first == 0) if accounts else None
         self.covered = self.first
         self.extend(())
 
@@ -145,6 +158,20 @@ class Fold:
             raise LogCorrupt(f"it names a gap, and {GAPS_MAX} are named already", index=index)
         self._gaps.append(found)
 
+    def balances(self, index: int, body: bytes) -> None:
+        """The entry at this index may say something of budget accounts."""
+        if self._balances is not None:
+            self._balances.entry(index, body)
+
+    def seen(self, index: int, body: bytes) -> None:
+        """The entry at this index says what was seen of other logs."""
+        try:
+            for found in read_seen(body):
+                if found.origin in self._seen or len(self._seen) < SEEN_MAX:
+                    self._seen[found.origin] = found
+        except ProofInvalid as error:
+            raise LogCorrupt(str(error), index=index) from error
+
     def _refuse_lost(self, anchor: Anchor) -> None:
         """What somebody has kept of a history that the log says it has lost is a rollback with a name."""
         for gap in self._gaps:
@@ -185,6 +212,8 @@ class Fold:
                 "it was rolled back",
                 index=self._edge.size,
             )
+        if self._balances is not None and self._balances.missing is not None and not self._seen:
+            raise self._balances.missing
         return self._verdict()
 
     def failed(self, error: LogCorrupt) -> Verdict:
@@ -203,6 +232,9 @@ class Fold:
             self._own_keys(),
             self._key_given,
             tuple(self._gaps),
+            tuple(self._seen.values()),
+            None if self._balances is None else len(self._balances.accounts),
+            0 if self._balances is None else self._balances.missing_total,
         )
 
     def _own_keys(self) -> tuple[VerifierKey, ...]:

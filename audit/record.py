@@ -54,6 +54,7 @@ Kind = Literal[
     "proposal",
     "approval",
     "hold",
+    "checkpoint_seen",
 ]
 KINDS: Final[tuple[Kind, ...]] = (
     "decision",
@@ -69,6 +70,7 @@ KINDS: Final[tuple[Kind, ...]] = (
     "proposal",
     "approval",
     "hold",
+    "checkpoint_seen",
 )
 """Stored as their position here: append new ones at the end, never reorder."""
 

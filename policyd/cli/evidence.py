@@ -219,6 +219,9 @@ def _verdict_json(verdict: Verdict) -> dict[str, Any]:
         "keys": [each.text for each in verdict.keys],
         "key_given": verdict.key_given,
         "anchors": [{"size": each.size, "by": each.who} for each in verdict.anchors],
+        "accounts": verdict.accounts,
+        "changes_elsewhere": verdict.elsewhere,
+        "seen": [{"log": each.origin, "size": each.size} for each in verdict.seen],
         "gaps": [gap.to_json() for gap in verdict.gaps],
         "word": verdict.word,
     }
@@ -333,9 +336,18 @@ def _verdict_words(document: Mapping[str, Any]) -> dict[str, str]:
         "checkpoints": str(document["checkpoints"])
         + (f"; {open_entries} entries are newer than the last" if open_entries else ", the last over all entries"),
         "signed by": named + ("" if document["key_given"] else ", which the log itself names"),
+        **_ledger_words(document),
         **{f"gap at {gap['index']}": gap["words"] for gap in document["gaps"]},
         "how far": document["word"],
     }
+
+
+def _ledger_words(document: Mapping[str, Any]) -> dict[str, str]:
+    if document["accounts"] is None:
+        return {}
+    other = document["changes_elsewhere"]
+    more = f"; {other} more changes are in other logs" if other else ""
+    return {"budgets": f"{document['accounts']} accounts: every change follows the one before{more}"}
 
 
 def _receipt_words(document: Mapping[str, Any]) -> dict[str, str]:

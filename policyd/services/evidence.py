@@ -43,6 +43,7 @@ from policyd.errors import (
 )
 from policyd.services.checkpoints import LogFiles, audit_error
 from policyd.services.data_directory import DataDirectory
+from policyd.services.ledger_check import check_ledger
 from policyd.services.log_place import directory_of
 from policyd.services.proofs import log_number
 from policyd.settings import Settings
@@ -103,26 +104,27 @@ def verify_directory(
             verdict = verify_sqlite(file, keys=known, key_given=given, witnesses=witnesses, anchors=held)
         else:
             verdict = _verify_rows(directory, keys, witnesses, held)
-        return verdict if verdict.error is not None else _indexed(directory, verdict)
+        return verdict if verdict.error is not None else _within_database(directory, verdict)
     except AuditFailure as error:
         raise audit_error("the log cannot be verified", error) from error
 
 
-def _indexed(directory: DataDirectory, verdict: Verdict) -> Verdict:
-    """The verdict, when the search index says what the entries say."""
+def _within_database(directory: DataDirectory, verdict: Verdict) -> Verdict:
+    """The verdict, when the search index says what the entries say, and the ledger's tables what the logs fold into."""
     try:
         engine = directory.store.open_reader()
     except SchemaUnknown:
-        # A log that this version has not opened for writing yet has no index.
+        # A log that this version has not opened for writing yet has no index, and the ledger's tables as they were.
         return verdict
     try:
         with engine.connect() as connection, connection.begin():
             check_index(connection, log_number(connection, verdict.origin))
+            balances = check_ledger(connection)
     except LogCorrupt as error:
         return replace(verdict, error=error)
     finally:
         engine.dispose()
-    return verdict
+    return replace(verdict, accounts=len(balances.accounts), elsewhere=0)
 
 
 class _Lines:
@@ -143,7 +145,9 @@ def _verify_rows(
     anchors: Sequence[Anchor],
 ) -> Verdict:
     """Check a log in a database through what its export would be."""
-    return verify_export(_Lines(exported(directory, 0)), keys=keys, witnesses=witnesses, anchors=anchors)
+    lines = _Lines(exported(directory, 0))
+    # Its accounts are folded with those of the other logs in the database.
+    return verify_export(lines, keys=keys, witnesses=witnesses, anchors=anchors, accounts=False)
 
 
 @contextmanager

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection, text
 
-from audit.record import Entry
+from audit.record import Entry, Kind, encode
 from audit.signer import read_public
 from audit.stores import LogStore, SqliteStore
 from policyd.errors import AuditError, AuditRolledBack, AuditTampered
+from policyd.ledger.rules import Charge, Limit, Reservation
+from policyd.ledger.store import Settlement, Void
 from policyd.services.checkpoints import LogFiles
-from policyd.services.clock import rfc3339
+from policyd.services.clock import rfc3339, uuid7
 from policyd.services.committer import Committer
 from policyd.services.data_directory import DataDirectory
 from policyd.services.evidence import exported, verify_directory, verify_file
@@ -127,6 +130,57 @@ def test_a_log_with_another_past_is_not_opened(directory: DataDirectory) -> None
     LogFiles.within(directory.path).key.unlink()
     with pytest.raises(AuditError, match="is missing, and the log was signed with it"):
         write(directory, COUNT, COUNT + 1)
+
+
+LIMITS = (Limit("*", "micro_usd", "total", 10_000), Limit("acme", "tokens", "day", 1_000_000))
+
+
+WORKLOAD = b',"workload":{"tenant":"acme","project":"chat","environment":"prod"}}'
+
+
+def reserve(directory: DataDirectory, count: int) -> None:
+    """Decisions that hold budgets; one of them settled, one void."""
+
+    async def scenario() -> None:
+        committer = await Committer.open(directory, durability="process_safe")
+        try:
+            made = [replace(entry(nth), body=entry(nth).body[:-1] + WORKLOAD) for nth in range(count)]
+            asked = [Reservation(each.id, tuple(Charge(limit, 7) for limit in LIMITS), 3_600_000_000) for each in made]
+            await asyncio.gather(
+                *(committer.submit(each, operation=wish) for each, wish in zip(made, asked, strict=True))
+            )
+            for nth, operation in enumerate((Settlement(made[0].id, (("tokens", 5),)), Void(made[1].id))):
+                await committer.submit(ended(count + nth, operation), operation=operation)
+        finally:
+            await committer.close()
+
+    asyncio.run(scenario())
+
+
+def ended(nth: int, operation: Settlement | Void) -> Entry:
+    time_us = NOW_US + nth
+    kind: Kind = "settlement" if isinstance(operation, Settlement) else "void"
+    entry_id = uuid7(time_us)
+    body = {"id": entry_id, "kind": kind, "decision": operation.id, "scope": ["acme"], "time": rfc3339(time_us)}
+    return Entry(kind, entry_id, time_us, encode(body, bytes(16)))
+
+
+def test_the_ledger_folds_and_its_tables_say_what_the_log_says(directory: DataDirectory, tmp_path: Path) -> None:
+    reserve(directory, 20)
+    verdict = verify_directory(directory, [], [], [])
+    assert (verdict.fault, verdict.accounts) == (None, 2)
+    file = tmp_path / "export.jsonl"
+    with file.open("wb") as opened:
+        opened.writelines(exported(directory, 0))
+    exported_verdict = verify_file(file, [], [], [])
+    assert (exported_verdict.fault, exported_verdict.accounts, exported_verdict.elsewhere) == (None, 2, 0)
+    changed(directory, "UPDATE budget_account SET spent = spent + 1 WHERE unit = 'tokens'")
+    found = verify_directory(directory, [], [], [])
+    assert found.fault is not None
+    assert "the account acme (tokens a day) has 126 reserved, 6 spent" in found.fault
+    changed(directory, "DELETE FROM budget_account WHERE unit = 'tokens'")
+    found = verify_directory(directory, [], [], [])
+    assert found.fault == "the account acme has changes in the log, and is in no table"
 
 
 def blob_type(directory: DataDirectory) -> str:

@@ -36,6 +36,7 @@ from tests.postgresql_server import PostgresqlServer, binaries
 
 EXAMPLES = Path(__file__).resolve().parent.parent.parent / "examples"
 PROD = "eu-bank/support-chat/prod"
+WORKLOAD = dict(zip(("tenant", "project", "environment"), PROD.split("/"), strict=True))
 HELD = 1_000
 HOLD_US = 3_600_000_000
 
@@ -48,7 +49,7 @@ def prod_limits() -> tuple[Limit, ...]:
 def decision(limits: Sequence[Limit]) -> tuple[Entry, tuple[()], None, Reservation]:
     time_us = now_us()
     entry_id = uuid7(time_us)
-    body = {"id": entry_id, "outcome": "allow", "ranked": [], "time": rfc3339(time_us)}
+    body = {"id": entry_id, "outcome": "allow", "ranked": [], "time": rfc3339(time_us), "workload": WORKLOAD}
     entry = Entry("decision", entry_id, time_us, encode(body, bytes(range(16))), Search(tenant="eu-bank"))
     return entry, (), None, Reservation(entry_id, tuple(Charge(limit, HELD) for limit in limits), HOLD_US)
 
