@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from json import loads
 from typing import Any, Final
 
-from audit.checkpoint import Checkpoint
+from audit.checkpoint import Checkpoint, open_checkpoint
 from audit.errors import ProofInvalid
-from audit.note import parse_note
+from audit.note import VerifierKey, parse_note
 
 LOGS_MAX: Final = 64
 """Other logs in one entry."""
@@ -27,11 +27,24 @@ def seen_fields(notes: Sequence[bytes], rolled_back: Sequence[str]) -> dict[str,
 
 
 def read_seen(body: bytes) -> list[Checkpoint]:
-    """The checkpoints that an entry tells of. Raises ``ProofInvalid``."""
+    """The checkpoints that an entry tells of; who signed them is not looked at. Raises ``ProofInvalid``."""
+    return [Checkpoint.parse(parse_note(note).text) for note in _notes(body)]
+
+
+def opened_seen(body: bytes, keys: Sequence[VerifierKey], origin: str) -> list[Checkpoint]:
+    """Those of one log, which it has signed with one of these keys; others are not counted. Raises ``ProofInvalid``."""
+    return [
+        open_checkpoint(note, keys, origin=origin).checkpoint
+        for note in _notes(body)
+        if Checkpoint.parse(parse_note(note).text).origin == origin
+    ]
+
+
+def _notes(body: bytes) -> list[bytes]:
     try:
         notes = loads(body)["notes"]
         if not isinstance(notes, list) or len(notes) > LOGS_MAX:
             raise ProofInvalid("it tells of more logs than it can")
-        return [Checkpoint.parse(parse_note(note.encode()).text) for note in notes]
+        return [note.encode() for note in notes]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ProofInvalid(f"what it says of other logs cannot be read: {error}") from error

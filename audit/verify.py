@@ -33,7 +33,7 @@ from audit.checkpoint import Checkpoint, open_checkpoint
 from audit.errors import AuditFailure, KeyInvalid, LogCorrupt, LogCutOff, ProofInvalid
 from audit.export import HASH_CHARS, LINE_MAX_BYTES, Row, entry_line, odd_body, parse_checkpoint, parse_end, parse_head
 from audit.fold import Anchor, Fold, Verdict
-from audit.note import LOG_ALGORITHM, NOTE_MAX_BYTES, VerifierKey, parse_note
+from audit.note import LOG_ALGORITHM, NOTE_MAX_BYTES, VerifierKey, parse_note, verify_note
 from audit.postings import TOUCHING
 from audit.signer import read_public
 from audit.tree import Run, leaf_hash
@@ -348,6 +348,14 @@ def kept_anchor(path: Path, keys: Iterable[VerifierKey], who: str | None = None)
     opened = open_checkpoint(note, found)
     seen = " and ".join(f"{each.name} (seen at {each.time_s} s)" for each in opened.witnesses)
     return Anchor(opened.checkpoint.size, opened.checkpoint.root, who or seen or f"the checkpoint in {path}")
+
+
+def witnessed(data: bytes, key: VerifierKey) -> Anchor:
+    """A checkpoint as a witness vouches for it; who else signed it is not looked at. Raises ``ProofInvalid``."""
+    note = parse_note(data[: NOTE_MAX_BYTES + 1])
+    [signed] = verify_note(note, [key])
+    checkpoint = Checkpoint.parse(note.text)
+    return Anchor(checkpoint.size, checkpoint.root, f"{key.name} (seen at {signed.time_s} s)")
 
 
 def report(verdict: Verdict) -> list[str]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -94,3 +94,21 @@ def _with_signature(own: Note, body: bytes, witness: VerifierKey) -> bytes:
     theirs = tuple(each for each in signatures if (each.name, each.key_id) == (witness.name, witness.id))
     verify_note(Note(own.text, theirs[:1]), [witness])
     return Note(own.text, (*own.signatures, theirs[0])).encode()
+
+
+def joined(notes: Iterable[bytes], origin: str, index: int) -> tuple[int, bytes] | None:
+    """The newest of these checkpoints that is over the entry at ``index``, with every signature that any has of it."""
+    best: tuple[int, Note] | None = None
+    for data in notes:
+        try:
+            note = parse_note(data)
+            found = Checkpoint.parse(note.text)
+        except ProofInvalid:
+            continue
+        if found.origin != origin or found.size <= index or (best is not None and found.size < best[0]):
+            continue
+        if best is not None and best[1].text == note.text:
+            more = tuple(each for each in note.signatures if each not in best[1].signatures)
+            note = Note(note.text, (*best[1].signatures, *more))
+        best = (found.size, note)
+    return None if best is None else (best[0], best[1].encode())

@@ -6,6 +6,7 @@ asks again.
 
 from __future__ import annotations
 
+import time
 from typing import Final
 
 import httpx
@@ -20,6 +21,7 @@ class WitnessUnreachable(Exception):
 
 def post_checkpoint(prefix: str, body: bytes, *, timeout_s: float = TIMEOUT_S) -> tuple[int, str, bytes]:
     """``POST <prefix>/add-checkpoint``: status, media type and body. Raises ``WitnessUnreachable``."""
+    ends = time.monotonic() + timeout_s
     address = f"{prefix.rstrip('/')}/add-checkpoint"
     try:
         with (
@@ -29,6 +31,8 @@ def post_checkpoint(prefix: str, body: bytes, *, timeout_s: float = TIMEOUT_S) -
             found = bytearray()
             for part in answer.iter_bytes():
                 found += part
+                if time.monotonic() > ends:
+                    raise WitnessUnreachable(f"{address} has not ended its answer in {timeout_s} s")
                 if len(found) > ANSWER_MAX_BYTES:
                     raise WitnessUnreachable(f"{address} answered with more than {ANSWER_MAX_BYTES} bytes")
             media_type = answer.headers.get("content-type", "").partition(";")[0].strip().lower()

@@ -73,6 +73,23 @@ class EngineSettings(_Section):
     warm_wait_ms: Annotated[int, Field(ge=0, le=600_000)] = Field(5_000, description="longest time for that")
 
 
+class WitnessSettings(_Section):
+    """Another party that cosigns the checkpoints of the log (c2sp.org/tlog-witness)."""
+
+    url: str = Field(description="where it answers `add-checkpoint`; https, or http on loopback")
+    key: str = Field(
+        description="its public key, name+id+base64, with which it cosigns", min_length=1, max_length=1_024
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _shown_safely(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or "")):
+            return value
+        raise ValueError("is no https address; http only on loopback")
+
+
 class AuditSettings(_Section):
     """How the log is written."""
 
@@ -97,6 +114,16 @@ class AuditSettings(_Section):
     origin: Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[!-~]+$")] | None = Field(
         None,
         description="name of this replica's log in that database; without it a random one, kept in `data_dir`",
+    )
+    seen_interval_ms: Annotated[int, Field(ge=1_000, le=86_400_000)] = Field(
+        60_000,
+        description="how often the newest checkpoints of the other logs in the database become an entry of this one",
+    )
+    witnesses: Annotated[tuple[WitnessSettings, ...], Field(max_length=16)] = Field(
+        (), description="who is asked to cosign the newest checkpoint"
+    )
+    witness_interval_ms: Annotated[int, Field(ge=1_000, le=86_400_000)] = Field(
+        10_000, description="how often they are asked, when there is something new"
     )
     restore_keys_file: Path | None = Field(
         None,

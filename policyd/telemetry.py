@@ -121,6 +121,21 @@ METRICS: Final = (
         "How long a receiver of webhooks has not taken what waits for it; 0 while it does",
     ),
     Metric(
+        "policyd.log.cosigned",
+        "gauge",
+        "{entry}",
+        (),
+        "Entries that a witness has cosigned, of the one that has come furthest; 0 without witnesses",
+        across="max",
+    ),
+    Metric(
+        "policyd.witness.failures",
+        "counter",
+        "{request}",
+        ("reason",),
+        "Witnesses that did not cosign: unreachable, refused, or contradicted, when one has seen another history",
+    ),
+    Metric(
         "policyd.snapshot.info",
         "gauge",
         "",
@@ -268,6 +283,8 @@ class Telemetry:
         # A zero that is seen before the first refusal: a rate needs two values, and an alert the first one.
         self.refused: Counter[str] = Counter({"overload": 0})
         self.problems: Counter[str] = Counter()
+        self.witness_failures: Counter[str] = Counter({"unreachable": 0, "refused": 0, "contradicted": 0})
+        self.cosigned_entries = 0
         self.histograms = {m.name: Histogram(m) for m in METRICS if m.kind == "histogram"}
         self._duration = self.histograms["policyd.decision.duration"]
         self._readings: dict[str, Reading] = {}
@@ -275,6 +292,10 @@ class Telemetry:
         self.observe("policyd.requests", lambda: [((str(key),), n) for key, n in list(self.requests.items())])
         self.observe("policyd.requests.refused", lambda: [((key,), n) for key, n in list(self.refused.items())])
         self.observe("policyd.problems", lambda: [((key,), n) for key, n in list(self.problems.items())])
+
+        failures = self.witness_failures
+        self.observe("policyd.witness.failures", lambda: [((key,), n) for key, n in list(failures.items())])
+        self.observe("policyd.log.cosigned", lambda: [((), self.cosigned_entries)])
 
     def labels_of(self, metric: Metric) -> tuple[str, ...]:
         """The labels of a metric as they are now: decisions have the tenant too when that is asked for."""
@@ -325,3 +346,11 @@ class Telemetry:
         if self.metrics:
             self.histograms["policyd.commit.batch"].record(entries)
             self.histograms["policyd.commit.duration"].record(duration_s)
+
+    def cosigned(self, entries: int) -> None:
+        """A witness has cosigned so many entries."""
+        self.cosigned_entries = max(self.cosigned_entries, entries)
+
+    def witness_failed(self, reason: str) -> None:
+        """A witness did not cosign."""
+        self.witness_failures[reason] += 1

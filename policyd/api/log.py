@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from functools import partial
 from typing import Final
 
 import orjson
@@ -21,6 +22,7 @@ from policyd.api.queries import parameters
 from policyd.errors import Finding, Forbidden, RequestError
 from policyd.services.checkpoints import LogFiles, public_keys
 from policyd.services.proofs import consistency, export_page, gaps, newest_checkpoint, receipt
+from policyd.services.witnessing import words_kept
 
 _NO_STORE: Final = {"Cache-Control": "no-store"}
 _NUMBER: Final = re.compile(r"0|[1-9][0-9]{0,18}")
@@ -81,7 +83,7 @@ def log_router(parts: Parts) -> APIRouter:
         require_readable(principal, parts.snapshot, id, await parts.reader.owner_of(id))
         record = await parts.reader.by_id(id)
         require_readable(principal, parts.snapshot, id, owner_in(orjson.loads(record.body)))
-        found = await receipt(parts.reader, id)
+        found = await receipt(parts.reader, id, partial(words_kept, parts.directory.path))
         headers = {"X-Policyd-Decision-Id": id, "Content-Disposition": f'attachment; filename="{id}.tlog-proof"'}
         return PlainTextResponse(found.encode(), headers={**headers, **_NO_STORE})
 

@@ -178,10 +178,12 @@ async def _receipt(settings: Settings, entry_id: str) -> bytes:
     from policyd.services.log_place import directory_of
     from policyd.services.log_reader import LogReader
     from policyd.services.proofs import receipt as receipt_of
+    from policyd.services.witnessing import words_kept
 
-    reader = await LogReader.open(directory_of(settings), deadline_ms=settings.audit.search_deadline_ms)
+    directory = directory_of(settings)
+    reader = await LogReader.open(directory, deadline_ms=settings.audit.search_deadline_ms)
     try:
-        return (await receipt_of(reader, entry_id)).encode()
+        return (await receipt_of(reader, entry_id, lambda: words_kept(directory.path))).encode()
     finally:
         await reader.close()
 
@@ -195,6 +197,7 @@ def _verified(
 ) -> dict[str, Any]:
     from policyd.services.evidence import anchors_of, failure_of, keys_of, verify_directory, verify_file
     from policyd.services.log_place import directory_of
+    from policyd.services.witnessing import witnesses_of
 
     known, seen = keys_of(keys), keys_of(witnesses)
     held = anchors_of(anchors, [*known, *seen])
@@ -202,7 +205,8 @@ def _verified(
         verdict = verify_file(export, known, seen, held)
     else:
         assert settings is not None
-        verdict = verify_directory(directory_of(settings), known, seen, held)
+        asked = [each.key for each in witnesses_of(settings.audit)]
+        verdict = verify_directory(directory_of(settings), known, [*seen, *asked], held)
     failure = failure_of(verdict, export=export is not None)
     if failure is not None:
         raise failure

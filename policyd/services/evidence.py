@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
+
+from sqlalchemy import select
 
 from audit.block_check import check_index
 from audit.checkpoint import open_checkpoint
@@ -26,12 +28,15 @@ from audit.errors import (
 )
 from audit.export import Written, export_lines, resumed_lines, written
 from audit.fold import Anchor, Verdict
-from audit.note import VerifierKey
+from audit.note import WITNESS_ALGORITHM, VerifierKey
+from audit.record import KINDS
+from audit.seen import opened_seen
 from audit.signer import read_public
 from audit.stores import SqliteStore
+from audit.tables import BODY, ENTRY, LOG, has_body, index_of, place
 from audit.tree import edge_at
 from audit.tree_store import StoredLog
-from audit.verify import BUFFER_BYTES, kept_anchor, key_arguments, verify_export, verify_sqlite
+from audit.verify import BUFFER_BYTES, kept_anchor, key_arguments, verify_export, verify_sqlite, witnessed
 from policyd.errors import (
     AuditError,
     AuditRolledBack,
@@ -46,7 +51,11 @@ from policyd.services.data_directory import DataDirectory
 from policyd.services.ledger_check import check_ledger
 from policyd.services.log_place import directory_of
 from policyd.services.proofs import log_number
+from policyd.services.witnessing import word_of
 from policyd.settings import Settings
+
+SEEN_MAX: Final = 10_000
+"""Entries of another log that are looked through for what it has seen of this one."""
 
 
 def keys_of(texts: Sequence[str]) -> list[VerifierKey]:
@@ -99,6 +108,7 @@ def verify_directory(
             # Whether its key is known is said by the log's own checkpoints, which need the keys that entries name.
             found = replace(kept_anchor(files.checkpoint, ()), own=True, who="the checkpoint beside the log")
             held.append(found)
+        held += _words_of_witnesses(directory.path, [*known, *witnesses])
         if isinstance(directory.store, SqliteStore):
             file, given = directory.store.path, bool(keys)
             verdict = verify_sqlite(file, keys=known, key_given=given, witnesses=witnesses, anchors=held)
@@ -107,6 +117,30 @@ def verify_directory(
         return verdict if verdict.error is not None else _within_database(directory, verdict)
     except AuditFailure as error:
         raise audit_error("the log cannot be verified", error) from error
+
+
+def _words_of_witnesses(folder: Path, keys: Sequence[VerifierKey]) -> list[Anchor]:
+    """What a server that asks witnesses has kept, as far as the keys of these are known."""
+    asked = [key for key in keys if key.algorithm == WITNESS_ALGORITHM and word_of(folder, key).exists()]
+    # Whether the log signed it, too, is said by the log's own checkpoints, which need the keys that entries name.
+    return [witnessed(word_of(folder, key).read_bytes(), key) for key in asked]
+
+
+def seen_by_others(source: StoredLog, number: int, keys: Sequence[VerifierKey]) -> list[Anchor]:
+    """What the other logs of the database have seen of this one, the newest of each."""
+    found = []
+    names = source.connection.execute(select(LOG.c.number, LOG.c.origin).where(LOG.c.number != number)).all()
+    for other, name in names:
+        # No tenant has such an entry, and an index finds those of none.
+        mine = (ENTRY.c.index >= place(other, 0), ENTRY.c.index < place(other + 1, 0), ENTRY.c.tenant.is_(None))
+        query = select(ENTRY.c.index, BODY.c.body).join_from(ENTRY, BODY, has_body(source.connection)).where(*mine)
+        wanted = query.where(ENTRY.c.kind == KINDS.index("checkpoint_seen")).order_by(ENTRY.c.index.desc())
+        for stored, body in source.connection.execute(wanted.limit(SEEN_MAX)):
+            seen = opened_seen(bytes(body), keys, source.origin)
+            if seen:
+                found.append(Anchor(seen[0].size, seen[0].root, f"entry {index_of(stored)} of the log {name}"))
+                break
+    return found
 
 
 def _within_database(directory: DataDirectory, verdict: Verdict) -> Verdict:
@@ -145,6 +179,9 @@ def _verify_rows(
     anchors: Sequence[Anchor],
 ) -> Verdict:
     """Check a log in a database through what its export would be."""
+    with stored_log(directory) as (source, known):
+        number = log_number(source.connection, source.origin)
+        anchors = [*anchors, *seen_by_others(source, number, [*known, *keys])]
     lines = _Lines(exported(directory, 0))
     # Its accounts are folded with those of the other logs in the database.
     return verify_export(lines, keys=keys, witnesses=witnesses, anchors=anchors, accounts=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from base64 import b64encode
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 from sqlalchemy import Connection, select
@@ -25,6 +25,7 @@ from audit.record import KINDS
 from audit.tables import BODY, ENTRY, LOG, has_body, index_of, place
 from audit.tree import consistency_proof, edge_at, inclusion_proof
 from audit.tree_store import StoredLog, last_checkpoint, stored_nodes
+from audit.witness import joined
 from policyd.errors import AuditError, AuditTampered, Finding, NotFound, RequestError
 from policyd.services.log_reader import LogReader
 
@@ -68,20 +69,23 @@ async def consistency(reader: LogReader, origin: str, first: int, second: int) -
     return {"log": origin, "from": first, "to": second, "proof": [b64encode(found).decode() for found in proof]}
 
 
-async def receipt(reader: LogReader, entry_id: str) -> Receipt:
-    """The receipt of an entry against the newest checkpoint of its log, with the exact bytes of the entry in it.
+async def receipt(reader: LogReader, entry_id: str, kept: Callable[[], Sequence[bytes]] = tuple) -> Receipt:
+    """The receipt of an entry, with the exact bytes of the entry in it, against a checkpoint of its log.
+
+    That is the newest one that a witness has cosigned, of those that are ``kept``, when it is over the entry; else the
+    newest that there is.
 
     Raises ``NotFound``, and ``AuditError`` when no checkpoint covers the entry and none comes.
     """
     record = await reader.by_id(entry_id)
     origin = record.origin
-    signed: Signed | None = None
-    for _ in range(WAIT_TRIES):
+    signed: Signed | None = joined(await asyncio.to_thread(kept), origin, record.index)
+    for _ in range(WAIT_TRIES if signed is None else 0):
         signed = await reader.read(lambda connection: last_checkpoint(connection, log_number(connection, origin)))
         if signed is not None and signed[0] > record.index:
             break
         await asyncio.sleep(WAIT_PAUSE_S)
-    else:
+    if signed is None or signed[0] <= record.index:
         raise AuditError(
             f"no checkpoint covers the entry {entry_id} yet",
             remedy="ask again in a second; a log that is not open for writing is signed when it is next opened",
