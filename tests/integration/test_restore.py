@@ -35,6 +35,7 @@ from policyd.settings import load_settings
 from tests.postgresql_server import PostgresqlServer, binaries
 
 EXAMPLES = Path(__file__).resolve().parent.parent.parent / "examples"
+PATHS = ("*", "eu-bank", "eu-bank/support-chat", "eu-bank/support-chat/prod")
 PROD = "eu-bank/support-chat/prod"
 WORKLOAD = dict(zip(("tenant", "project", "environment"), PROD.split("/"), strict=True))
 HELD = 1_000
@@ -156,6 +157,10 @@ def test_a_lost_log_comes_back_with_its_gap_named(
         return found
 
     with serving_with(**drill.settings) as server:
+        used, unused = ask(server), ask(server)
+        settled = {"micro_usd": 1}
+        assert server.client.post(f"/v1/decisions/{used['id']}/settlement", json=settled).status_code == 200
+        assert server.client.delete(f"/v1/decisions/{unused['id']}/reservation").status_code == 200
         newest(server, ask(server))
         backup, size = backed_up(drill)
         lost = [ask(server) for _ in range(4)][-1]
@@ -180,6 +185,8 @@ def test_a_lost_log_comes_back_with_its_gap_named(
         [gap] = server.client.get("/v1/log/gaps").json()["items"]
         assert (gap["index"], gap["persons"]) == (size, ["alice", "bob"])
         assert server.client.get(f"/v1/decisions/{gap['id']}/receipt").status_code == 200
+    assert drill.audit("verify", "--output", "json") == 0, drill.told
+    assert json.loads(drill.out)["accounts"] > len(PATHS), "every change of theirs follows, the presumed ones too"
 
 
 def test_the_gap_is_what_two_persons_signed_and_verification_names_it(drill: Drill) -> None:
