@@ -117,6 +117,7 @@ async def _serving_checks(settings: Settings) -> list[Check]:
         check_telemetry,
         check_tls,
         check_webhooks,
+        check_witnesses,
         check_workers,
     )
     from policyd.services.webhooks import read_states
@@ -144,6 +145,7 @@ async def _serving_checks(settings: Settings) -> list[Check]:
         *check_webhooks(list(settings.webhooks), lambda: read_states(settings.data_dir)),
         *await check_telemetry(lambda: endpoints(os.environ)),
         check_workers(settings),
+        *check_witnesses(settings),
         check_ntp(),
     ]
 

@@ -11,6 +11,8 @@
 | telemetry | the ``OTEL_*`` variables ask for what is not supported   | the collector does not answer            |
 | workers   |                                                          | more processes than processors, too few  |
 |           |                                                          | file descriptors for what may come       |
+| witnesses | a key in the settings is none                            | one has not cosigned for an hour what is |
+|           |                                                          | newer, or never                          |
 | ntp       |                                                          | nothing keeps the clock right            |
 
 Rules: as there: a check never raises and changes nothing.
@@ -32,13 +34,20 @@ from urllib.parse import urlsplit
 
 from cryptography import x509
 
+from audit.checkpoint import Checkpoint
+from audit.errors import AuditFailure
+from audit.note import NOTE_MAX_BYTES, VerifierKey, parse_note, verify_note
 from policyd.errors import PolicydError
+from policyd.services.checkpoints import LogFiles
 from policyd.services.clock import Now, now_us
 from policyd.services.doctor import Check, Health, failed
+from policyd.services.witnessing import witnesses_of, word_of
 from policyd.settings import Settings, is_loopback
 
 SOON: Final = timedelta(days=14)
 CONNECT_TIMEOUT_S: Final = 2.0
+LATE_S: Final = 3_600
+"""A witness that has not cosigned for so long, although there was something to cosign, is worth a look."""
 DESCRIPTORS_BESIDE: Final = 256
 """What a process opens beside its connections: the log, its readers, workers, files of the packages."""
 _CLOCK_ERROR: Final = 5
@@ -203,6 +212,34 @@ def check_workers(settings: Settings, processors: int | None = None, descriptors
     if settings.workers > there:
         return Check("workers", Health.WARN, detail, f"workers: {there} or less, else they wait for each other")
     return Check("workers", Health.OK, detail)
+
+
+def check_witnesses(settings: Settings, now: Now = now_us) -> list[Check]:
+    """The word of each witness that a server asks, beside the newest checkpoint."""
+    try:
+        asked = witnesses_of(settings.audit)
+        kept = LogFiles.within(settings.data_dir).kept() if asked else None
+        newest = 0 if kept is None else Checkpoint.parse(parse_note(kept).text).size
+    except PolicydError as error:
+        return [failed("witnesses", error)]
+    except AuditFailure as error:
+        return [Check("witnesses", Health.FAIL, str(error), "run `policyd audit verify`")]
+    return [_witness(settings.data_dir, witness.key, newest, now() // 1_000_000) for witness in asked]
+
+
+def _witness(folder: Path, key: VerifierKey, newest: int, now_s: int) -> Check:
+    remedy = "look for it in the server's log; decisions do not wait for it"
+    try:
+        note = parse_note(word_of(folder, key).read_bytes()[: NOTE_MAX_BYTES + 1])
+        [signed] = verify_note(note, [key])
+        size = Checkpoint.parse(note.text).size
+    except FileNotFoundError:
+        return Check("witnesses", Health.WARN, f"{key.name} has not cosigned this log yet", remedy)
+    except (OSError, AuditFailure) as error:
+        return Check("witnesses", Health.WARN, f"the word of {key.name} cannot be read: {error}", remedy)
+    late = size < newest and now_s - signed.time_s > LATE_S
+    seen = f"{key.name} vouches for {size} of {newest} entries, {max(0, now_s - signed.time_s)} s ago"
+    return Check("witnesses", Health.WARN, seen, remedy) if late else Check("witnesses", Health.OK, seen)
 
 
 def check_ntp(state: Callable[[], int | None] | None = None) -> Check:

@@ -13,14 +13,21 @@ import orjson
 import pytest
 import trustme
 
+from audit.note import Note, Signature, parse_note
 from connectors.otel_signals import endpoints
 from policyd.api.tls import TlsFiles
 from policyd.errors import ConfigError
 from policyd.identity.tokens import TokenFile, new_token
 from policyd.services import doctor_serving
+from policyd.services.checkpoints import LogFiles
 from policyd.services.clock import now_us
 from policyd.services.doctor import Check, Health
+from policyd.services.witnessing import word_of
 from policyd.settings import Settings, load_settings
+from tests.integration.test_audit_witness import KEY, LOG, PRIVATE
+from tests.integration.test_audit_witness import checkpoint as signed
+
+NOW_S = 1_790_000_000
 
 
 def settings_with(**flags: Any) -> Settings:
@@ -150,3 +157,30 @@ def test_who_keeps_the_clock() -> None:
     for state in (5, None):
         assert worst([doctor_serving.check_ntp(lambda state=state: state)]) is Health.WARN  # type: ignore[misc]
     assert doctor_serving.check_ntp().part == "ntp"
+
+
+def word(checkpoint: bytes, time_s: int) -> bytes:
+    """The checkpoint as the witness of the tests cosigns it."""
+    note = parse_note(checkpoint)
+    blob = time_s.to_bytes(8, "big") + PRIVATE.sign(b"cosignature/v1\ntime %d\n%b" % (time_s, note.text.encode()))
+    return Note(note.text, (*note.signatures, Signature(KEY.name, KEY.id, blob))).encode()
+
+
+def test_witnesses(tmp_path: Path) -> None:
+    def checked(key: str = KEY.text) -> list[Check]:
+        audit = {"witnesses": [{"url": "https://witness.example/w", "key": key}]}
+        return doctor_serving.check_witnesses(settings_with(data_dir=tmp_path, audit=audit), lambda: NOW_S * 1_000_000)
+
+    assert doctor_serving.check_witnesses(settings_with(data_dir=tmp_path)) == []
+    assert worst(checked()) is Health.WARN, "it has not cosigned anything"
+    assert worst(checked(LOG.key.text)) is Health.FAIL
+    kept = word_of(tmp_path, KEY)
+    kept.parent.mkdir()
+    LogFiles.within(tmp_path).checkpoint.write_bytes(signed(20))
+    for size, age_s, health in ((20, 10_000, Health.OK), (10, 60, Health.OK), (10, 10_000, Health.WARN)):
+        kept.write_bytes(word(signed(size), NOW_S - age_s))
+        [found] = checked()
+        assert found.health is health, found
+        assert f"vouches for {size} of 20 entries, {age_s} s ago" in found.detail
+    kept.write_bytes(word(signed(10), NOW_S)[:-20] + b"AAAAAAAAAAAAAAAAAA=\n")
+    assert worst(checked()) is Health.WARN
