@@ -40,6 +40,7 @@ LOCK_TIMEOUT_MS: Final = 5_000
 PATIENCE_MS: Final = 1_000
 IDLE_MAX_MS: Final = 5_000
 """Longest pause of a writer within a transaction: one that hangs would hold the others at rows that they share."""
+OPENING_IDLE_MAX_MS: Final = 60_000
 QUIET_MAX_S: Final = 10
 DEADLINE_MS: Final = 10_000
 GRACE_S: Final = 5.0
@@ -120,6 +121,8 @@ class PostgresqlStore:
 
     def _opened(self, connection: Connection, durability: Durability, origin: str | None) -> tuple[int, str]:
         with connection.begin():
+            # Migrations are made while nobody can wait for rows that this writer holds.
+            connection.exec_driver_sql(f"SET LOCAL idle_in_transaction_session_timeout = {OPENING_IDLE_MAX_MS}")
             _check_server(connection, durability)
             # Two writers that start on an empty database would make the same tables.
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCKS}, {OPENING_LOCK})")
