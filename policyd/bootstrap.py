@@ -37,19 +37,18 @@ from policyd.revisions.policy_files import load_policy_tree
 from policyd.revisions.tree_files import TreeFiles, read_tree_files
 from policyd.services.activation import Activation
 from policyd.services.budget_changes import BudgetChanges
-from policyd.services.checkpoints import LogFiles, public_keys
 from policyd.services.clock import now_us
 from policyd.services.committer import Committer
 from policyd.services.crossed import Crossed
 from policyd.services.data_directory import DataDirectory
 from policyd.services.decisions import DecisionService, WrittenLog
+from policyd.services.evidence_work import evidence_work
 from policyd.services.facts_holder import FactsHolder
 from policyd.services.figures import Figures, Shown
 from policyd.services.frames import Frames
 from policyd.services.freshness import Freshness
 from policyd.services.log_place import directory_of
 from policyd.services.log_reader import LogReader
-from policyd.services.neighbours import Neighbours
 from policyd.services.readings import observe_parts, observe_process
 from policyd.services.refusals import Refusals, ended
 from policyd.services.reload import Reload
@@ -61,7 +60,6 @@ from policyd.services.sources import Sources
 from policyd.services.two_persons import TwoPersons
 from policyd.services.webhook_forms import secret_of
 from policyd.services.webhooks import Receiver, Webhooks
-from policyd.services.witnessing import Witnesses, witnesses_of
 from policyd.services.writer import CommitLimits
 from policyd.settings import AuthSettings, EngineSettings, OidcSettings, Settings
 from policyd.telemetry import Exposition, Telemetry
@@ -398,39 +396,9 @@ async def _open_log(
     )
     committer = await Committer.open(directory, durability=audit.durability, limits=limits, telemetry=telemetry)
     stack.push_async_callback(committer.close)
-    await _start_evidence(settings, directory, committer, telemetry, stack)
-    return committer
-
-
-async def _start_evidence(
-    settings: Settings, directory: DataDirectory, committer: Committer, telemetry: Telemetry, stack: AsyncExitStack
-) -> None:
-    """What others are shown of the log, and what it says of others, where there are any."""
-    audit = settings.audit
-    if not audit.witnesses and audit.database_url_file is None:
-        return
-    reader = await LogReader.open(directory, deadline_ms=audit.search_deadline_ms)
-    stack.push_async_callback(reader.close)
-    running = []
-    if audit.database_url_file is not None:
-        running.append(Neighbours(reader, committer).keep_looking(audit.seen_interval_ms))
-    if audit.witnesses:
-        # Imported here because an HTTP client takes time that most starts do without.
-        from connectors.witness import post_checkpoint
-
-        files = LogFiles.within(directory.path)
-        asked = Witnesses(
-            reader,
-            committer.origin,
-            directory.path,
-            witnesses_of(audit),
-            partial(public_keys, files),
-            post_checkpoint,
-            telemetry,
-        )
-        running.append(asked.keep_asking(audit.witness_interval_ms))
-    for work in running:
+    for work in await evidence_work(settings.audit, directory, committer, telemetry, stack):
         stack.push_async_callback(_cancel, asyncio.create_task(work))
+    return committer
 
 
 def _start_callers(settings: Settings, log: WrittenLog, stack: AsyncExitStack) -> Callers:
