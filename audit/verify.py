@@ -371,7 +371,7 @@ def report(verdict: Verdict) -> list[str]:
     if open_entries:
         lines.append(f"{open_entries} entries from {verdict.covered} on are not covered by a checkpoint")
     lines += [f"GAP: {gap.words}" for gap in verdict.gaps]
-    if verdict.accounts is not None:
+    if verdict.accounts:
         other = f"; {verdict.elsewhere} more of their changes are in other logs" if verdict.elsewhere else ""
         lines.append(f"every change of {verdict.accounts} budget accounts follows the one before{other}")
     lines += [f"has seen {each.size} entries of the log {each.origin}" for each in verdict.seen]

@@ -347,7 +347,7 @@ def _verdict_words(document: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _ledger_words(document: Mapping[str, Any]) -> dict[str, str]:
-    if document["accounts"] is None:
+    if not document["accounts"]:
         return {}
     other = document["changes_elsewhere"]
     more = f"; {other} more changes are in other logs" if other else ""
