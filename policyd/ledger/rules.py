@@ -11,9 +11,10 @@ one decision may cost, held on every account that it touches until it is known w
 | voided  | replay  | conflict           | replay   | conflict | no                          |
 | expired | replay  | settled: corrects  | conflict | conflict | no                          |
 
-Rules: a hold stands on all its accounts or on none, and is never shrunk to fit; an amount that is not known is no zero:
-it is refused. A settlement is posted in full to the window of its reservation, and what passes the limit is debt. What
-has expired is presumed spent. Gauges (GPUs and requests in flight) only hold: nothing is ever spent of them.
+Rules: a hold stands on all its accounts or on none, and is never shrunk to fit; who asks without holding is judged
+alike; an amount that is not known is no zero: it is refused. A settlement is posted in full to the window of its
+reservation, and what passes the limit is debt. What has expired is presumed spent. Gauges (GPUs and requests in flight)
+only hold: nothing is ever spent of them.
 Always ``reserved, spent, leased, debt >= 0`` and ``reserved + spent + leased <= limit + debt``; debt is what passes the
 limit and nothing else, so only settlements and lowered limits raise it. Each change of an account has the next number
 of that account and its balance afterwards; a threshold is crossed once.
@@ -139,11 +140,15 @@ class Charge(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """What a decision may cost at most, at every level and window, and for how long that is held."""
+    """What a decision may cost at most, at every level and window, and for how long that is held.
+
+    One that does not hold is judged in the same way, and changes nothing.
+    """
 
     id: str
     charges: tuple[Charge, ...]
     hold_us: int
+    holds: bool = True
 
 
 @dataclass(slots=True)
@@ -165,6 +170,12 @@ class Posted(NamedTuple):
     postings: tuple[Posting, ...] = ()
     crossings: tuple[Crossing, ...] = ()
     replay: bool = False
+
+
+class Fits(NamedTuple):
+    """There is room for a reservation that does not hold."""
+
+    id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +227,7 @@ class Ledger:
         posting = account.post(0, 0)
         return Relimited(posting, tuple(account.crossings()))
 
-    def reserve(self, asked: Reservation, spans: Sequence[Span], time_us: int) -> Posted | Denied:
+    def reserve(self, asked: Reservation, spans: Sequence[Span], time_us: int) -> Posted | Fits | Denied:
         """Hold every charge, or none. ``spans`` are the windows of the charges; missing accounts are opened.
 
         Raises ``ReservationConflict`` when the id holds something else, and ``AmountInvalid``.
@@ -239,7 +250,7 @@ class Ledger:
             self.accounts[key] = account
         return account
 
-    def hold(self, asked: Reservation, accounts: Sequence[Account], time_us: int) -> Posted | Denied:
+    def hold(self, asked: Reservation, accounts: Sequence[Account], time_us: int) -> Posted | Fits | Denied:
         """As ``reserve``, for an id that holds nothing yet, on the accounts of its charges."""
         if not 0 < asked.hold_us <= AMOUNT_MAX:
             raise AmountInvalid(f"a hold of {asked.hold_us} microseconds is none")
@@ -254,6 +265,8 @@ class Ledger:
             if account.debt or account.reserved + account.spent + account.leased + amount > account.limit:
                 return _denied(account, amount)
             held.append((account.key, amount))
+        if not asked.holds:
+            return Fits(asked.id)
         hold = Hold(asked.id, tuple(held), asked.hold_us, time_us + asked.hold_us)
         self.holds[asked.id] = hold
         postings = [account.post(amount, 0) for account, (_, amount) in zip(accounts, held, strict=True)]

@@ -27,6 +27,7 @@ from policyd.ledger.rules import (
     Changed,
     Crossing,
     Denied,
+    Fits,
     Hold,
     Ledger,
     Limit,
@@ -83,7 +84,7 @@ class Change:
 
 
 Operation = Reservation | Settlement | Void | Extension | Change
-Result = Posted | Denied | Changed | PolicydError
+Result = Posted | Fits | Denied | Changed | PolicydError
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """The ledger in the writer's transaction: each submission that touches budgets is judged before it is appended.
 
     batch ──LedgerRows.apply──► held: the record gets its admission
+                            ──► room, and nothing to hold: the record says so
                             ──► no room: the record becomes a deny
                             ──► refused: no record, an error
     what happened by the way (expired holds, changed limits, thresholds) becomes entries of its own, in the order of the
@@ -25,7 +26,7 @@ from audit.record import Entry, Search, encode, salt_of
 from policyd.core.budgets import ORGANISATION, account_path
 from policyd.errors import PolicydError
 from policyd.ledger.postings import deepest, read, written
-from policyd.ledger.rules import AccountKey, Changed, Crossing, Denied, Posted, Posting, Relimited, Reservation
+from policyd.ledger.rules import AccountKey, Changed, Crossing, Denied, Fits, Posted, Posting, Relimited, Reservation
 from policyd.ledger.store import Applied, Change, LedgerRows, Operation
 from policyd.services.budget_entries import set_entry, setting_by_two
 from policyd.services.clock import rfc3339, uuid7
@@ -126,7 +127,7 @@ class Admission:
         return self._ledger.due(connection)
 
 
-def admission_of(operation: Operation, result: Posted | Denied | Changed, time_us: int) -> dict[str, Any]:
+def admission_of(operation: Operation, result: Posted | Fits | Denied | Changed, time_us: int) -> dict[str, Any]:
     """What the record says of the ledger, as plain JSON values."""
     if isinstance(result, Denied):
         key = dict(zip(AccountKey._fields, result.key, strict=True))
@@ -134,6 +135,8 @@ def admission_of(operation: Operation, result: Posted | Denied | Changed, time_u
         return {"denied": {**key, **room, "resets_us": result.resets_us}, "time_us": time_us}
     if isinstance(result, Changed):
         return {**_accounts(result.postings), "time_us": time_us}
+    if isinstance(result, Fits):
+        return {"held": False}
     told: dict[str, Any] = {"expires_us": result.hold.expires_us, "postings": _postings(result)}
     if not isinstance(operation, Reservation):
         told["state"] = result.hold.state
@@ -181,7 +184,7 @@ def _postings(posted: Posted) -> list[list[Any]]:
     return written(postings, deepest(postings), [amount for _, amount in posted.hold.charges] if postings else ())
 
 
-def _recorded(each: Submitted, result: Posted | Denied | Changed, told: Mapping[str, Any]) -> Entry:
+def _recorded(each: Submitted, result: Posted | Fits | Denied | Changed, told: Mapping[str, Any]) -> Entry:
     entry = each.entry
     if isinstance(result, Denied):
         return _denied(entry, told)

@@ -133,7 +133,7 @@ def _after(made: Made, audit: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def reservation_json(id: str, admission: Mapping[str, Any], workload: Workload) -> dict[str, Any] | None:
     """What is held: how much money (None when no budget counts any), on which accounts, until when."""
-    if "denied" in admission:
+    if "postings" not in admission:
         return None
     path = account_path(workload.tenant, workload.project, workload.environment)
     held = [(posting.key, amount) for posting, amount in read(admission["postings"], path)]

@@ -230,7 +230,7 @@ class DecisionService:
         position = await self._commit(made, entry, facts_blob, claim, reservation)
         admission = position.admission if isinstance(position, AdmittedPosition) else None
         if reservation is not None and admission is None:
-            unheld = AuditError("the decision was recorded, and nobody says whether its budget is held")
+            unheld = AuditError("the decision was recorded, and nobody says whether there is budget for it")
             unheld.decision_id = decision_id
             raise unheld
         made = admitted(made, admission)

@@ -266,7 +266,7 @@ def _deed(name: str, *values: Any) -> Deed:
 def _operation_json(operation: Operation) -> list[Any]:
     if isinstance(operation, Reservation):
         charges = [[astuple(limit), amount] for limit, amount in operation.charges]
-        return ["reserve", operation.id, charges, operation.hold_us]
+        return ["reserve", operation.id, charges, operation.hold_us, operation.holds]
     if isinstance(operation, Settlement):
         return ["settle", operation.id, operation.actual]
     if isinstance(operation, Void):
@@ -282,10 +282,12 @@ def _operation(row: list[Any]) -> Operation:
     if not is_entry_id(hold):
         raise ValueError("a reservation without an id")
     if name == "reserve":
-        charges, hold_us = rest
+        charges, hold_us, holds = rest
+        if type(holds) is not bool:
+            raise ValueError("a reservation does not say whether it holds")
         limits = ((*limit[:-1], tuple(limit[-1])) for limit, _ in charges)
         charged = tuple(Charge(_limit(*limit), amount) for limit, (_, amount) in zip(limits, charges, strict=True))
-        return Reservation(hold, charged, hold_us)
+        return Reservation(hold, charged, hold_us, holds)
     if name == "settle":
         return Settlement(hold, tuple((unit, amount) for unit, amount in rest[0]))
     if name == "void":

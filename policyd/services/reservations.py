@@ -28,11 +28,12 @@ HOUR_US: Final = 3_600_000_000
 
 
 def reservation_of(made: Made, limits: Sequence[Limit], groups: Mapping[str, str], hold_ms: int) -> Reservation | None:
-    """What the decision asks of the ledger; None when nothing is to be held.
+    """What the decision asks of the ledger; None when there is nothing to ask.
 
-    ``groups`` has the group of each pool. A deployment is held for as long as it lasts, and ``hold_ms`` longer.
+    Who does not reserve is judged all the same. ``groups`` has the group of each pool. A deployment is held for as long
+    as it lasts, and ``hold_ms`` longer.
     """
-    if not limits or not made.options.reserve or made.decision.outcome != "allow":
+    if not limits or made.decision.outcome != "allow":
         return None
     workload = made.workload
     returned = made.decision.ranked[: made.options.limit]
@@ -42,7 +43,7 @@ def reservation_of(made: Made, limits: Sequence[Limit], groups: Mapping[str, str
             most[limit.unit, limit.pools] = _most(limit, returned, workload, groups)
     charges = tuple(Charge(limit, most[limit.unit, limit.pools]) for limit in limits)
     lasts_us = workload.duration_hours * HOUR_US if workload.scope == "deployment" else 0
-    return Reservation(made.id, charges, hold_ms * 1_000 + lasts_us)
+    return Reservation(made.id, charges, hold_ms * 1_000 + lasts_us, made.options.reserve)
 
 
 def _most(limit: Limit, returned: Sequence[Scored], workload: Workload, groups: Mapping[str, str]) -> int | None:
@@ -87,10 +88,11 @@ def admitted(made: Made, admission: Mapping[str, Any] | None) -> Made:
     """The decision with what the ledger said of it: held until then, or a deny for want of budget."""
     if admission is None:
         return made
-    if "denied" not in admission:
-        return replace(made, admission=admission, valid_until_us=min(made.valid_until_us, admission["expires_us"]))
-    decision = without_budget(made.decision, admission["denied"])
-    return replace(made, admission=admission, decision=decision)
+    if "denied" in admission:
+        decision = without_budget(made.decision, admission["denied"])
+        return replace(made, admission=admission, decision=decision)
+    valid_until_us = min(made.valid_until_us, admission.get("expires_us", made.valid_until_us))
+    return replace(made, admission=admission, valid_until_us=valid_until_us)
 
 
 def without_budget(decision: Decision, denied: Mapping[str, Any]) -> Decision:

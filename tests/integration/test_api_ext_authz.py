@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+EXAMPLES = Path(__file__).resolve().parent.parent.parent / "examples"
 PATH = "/ext-authz/v1/chat/completions"
 BANK = {
     "x-policyd-tenant": "eu-bank",
@@ -91,3 +94,15 @@ def test_a_misspelt_header_is_refused_with_the_nearest_name(api: Any) -> None:
 def test_methods_that_no_model_is_asked_with_are_refused(api: Any) -> None:
     answer = api.client.request("DELETE", PATH, headers=BANK)
     assert (answer.status_code, answer.headers["allow"]) == (405, "GET, POST")
+
+
+def test_a_proxy_is_held_to_the_budget(serving_with: Any, tmp_path: Path) -> None:
+    fleet = tmp_path / "fleet"
+    shutil.copytree(EXAMPLES / "fleet", fleet)
+    tenants = (fleet / "tenants.yaml").read_text()
+    limit = 'prod: [{limit: "22000", window: month}]'
+    assert limit in tenants
+    (fleet / "tenants.yaml").write_text(tenants.replace(limit, 'prod: [{limit: "0", window: month}]'))
+    with serving_with(fleet=fleet, facts={"path": EXAMPLES / "facts.yaml"}) as server:
+        answer = ask(server, {**BANK, "x-policyd-environment": "prod"})
+        assert (answer.status_code, answer.json()["denied_by"]) == (403, "budget")

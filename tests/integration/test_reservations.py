@@ -77,9 +77,16 @@ def test_an_allow_says_what_it_holds(api: Any, bank_chat: dict[str, Any]) -> Non
 
 
 def test_nothing_is_held_for_who_does_not_ask(api: Any, bank_chat: dict[str, Any]) -> None:
+    assert api.client.post("/v1/decisions", json=bank_chat).status_code == 200  # opens the accounts
     before = accounts(api)
     bank_chat["options"]["reserve"] = False
-    assert api.client.post("/v1/decisions", json=bank_chat).json()["reservation"] is None
+    answered = api.client.post("/v1/decisions", json=bank_chat).json()
+    assert (answered["outcome"], answered["reservation"]) == ("allow", None)
+    again = api.client.get(f"/v1/decisions/{answered['id']}").json()
+    assert (again["reservation"], again["valid_until"]) == (None, answered["valid_until"])
+    listed = api.client.get("/v1/decisions", params={"request_id": again["request_id"]}).json()["items"][0]
+    assert listed["admission"] == {"held": False}
+    assert api.client.post(f"/v1/decisions/{answered['id']}/settlement", json={"micro_usd": 1}).status_code == 404
     denied = deepcopy(bank_chat)
     denied["options"]["reserve"] = True
     denied["workload"]["resources"] = {"gpu_count": 60_000}
@@ -105,7 +112,61 @@ def test_no_allow_leaves_when_nobody_says_what_is_held(serving_with: Any, bank_c
         answered = server.client.post("/v1/decisions", json=bank_chat)
         assert (answered.status_code, answered.json()["code"]) == (503, "audit.unavailable")
         bank_chat["options"]["reserve"] = False
-        assert server.client.post("/v1/decisions", json=bank_chat).json()["outcome"] == "allow"
+        assert server.client.post("/v1/decisions", json=bank_chat).status_code == 503
+
+
+def test_who_does_not_reserve_meets_the_same_budget(
+    serving_with: Any, fleet_with: Any, bank_chat: dict[str, Any], cost: int
+) -> None:
+    """Who could leave the check out would choose their own law. Nothing is held, so all of a crowd that fits fits."""
+    advice = deepcopy(bank_chat)
+    advice["options"]["reserve"] = False
+    with serve(serving_with, fleet_with(f'{{limit: "{usd(cost)}", window: month}}')) as server:
+        post = server.client.post
+        outcomes = [post("/v1/decisions", json=advice).json()["outcome"] for _ in range(3)]
+        assert outcomes == ["allow"] * 3
+        assert post("/v1/decisions", json=bank_chat).json()["outcome"] == "allow"
+        refused, told = (post("/v1/decisions", json=asked).json() for asked in (bank_chat, advice))
+        assert (told["outcome"], told["denied_by"], told["reservation"]) == ("deny", "budget", None)
+        assert told["rejected"] == refused["rejected"]
+        again = server.client.get(f"/v1/decisions/{told['id']}").json()
+        assert (again["outcome"], again["rejected"]) == ("deny", told["rejected"])
+        batch = post("/v1/decisions/batch", json={"requests": [advice, bank_chat]}).json()
+        assert {item["decision"]["denied_by"] for item in batch["items"]} == {"budget"}
+        context = {name: value for name, value in bank_chat["workload"].items() if name != "tenant"}
+        question = {
+            "subject": {"type": "tenant", "id": bank_chat["workload"]["tenant"]},
+            "action": {"name": "place"},
+            "resource": {"type": "pool", "id": refused["rejected"][-1]["pool"]},
+            "context": context,
+        }
+        assert post("/access/v1/evaluation", json=question).json()["decision"] is False
+        del question["resource"]["id"]
+        assert post("/access/v1/search/resource", json=question).json()["results"] == []
+        assert_log_folds(server)
+
+
+def no_budget(denied: dict[str, Any]) -> Any:
+    found = (each for entry in denied["rejected"] for each in entry["violations"] if each["rule"] == "no_budget")
+    return next(found)
+
+
+def test_who_does_not_reserve_meets_the_same_debt_and_gauges(
+    serving_with: Any, fleet_with: Any, bank_chat: dict[str, Any], cost: int
+) -> None:
+    advice = deepcopy(bank_chat)
+    advice["options"]["reserve"] = False
+    budgets = f'{{limit: "{usd(10 * cost)}", window: month}}, {{limit: 1, unit: in_flight}}'
+    with serve(serving_with, fleet_with(budgets)) as server:
+        post = server.client.post
+        held = post("/v1/decisions", json=bank_chat).json()
+        denied = post("/v1/decisions", json=advice).json()
+        assert no_budget(denied)["observed"]["unit"] == "in_flight"
+        settled = post(f"/v1/decisions/{held['id']}/settlement", json={"micro_usd": 11 * cost})
+        assert settled.status_code == 200
+        denied = post("/v1/decisions", json=advice).json()
+        assert denied["denied_by"] == "budget"
+        assert "in debt" in no_budget(denied)["message"]
 
 
 def test_a_short_hold_ends_the_validity(serving_with: Any, bank_chat: dict[str, Any]) -> None:

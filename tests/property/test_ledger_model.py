@@ -16,6 +16,7 @@ from policyd.ledger.rules import (
     Charge,
     Crossing,
     Denied,
+    Fits,
     Ledger,
     Limit,
     Posted,
@@ -99,7 +100,10 @@ class LedgerMachine(RuleBasedStateMachine):
             self.model.limits.setdefault(key, limit.amount)
             keys[key] = charge.amount or 0
         fits = all(self.model.room(key, amount) for key, amount in keys.items())
+        asked = self.ledger.reserve(Reservation(name, charges, hours * HOUR_US, holds=False), spans, self.now_us)
+        assert isinstance(asked, Fits) == fits
         done = self.ledger.reserve(Reservation(name, charges, hours * HOUR_US), spans, self.now_us)
+        assert fits or asked == done  # who does not hold hears the same reason
         if not fits:
             assert isinstance(done, Denied)
             assert not self.model.room(done.key, keys[done.key])

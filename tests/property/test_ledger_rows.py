@@ -29,13 +29,13 @@ def name(nth: int) -> str:
     return str(UUID(int=0x0199_0000_0000_7000_8000_0000_0000_0000 + nth))
 
 
-def reservation(nth: int, which: set[int], amount: int) -> Reservation:
-    return Reservation(name(nth), tuple(Charge(LIMITS[place], amount) for place in sorted(which)), 50)
+def reservation(nth: int, which: set[int], amount: int, holds: bool) -> Reservation:
+    return Reservation(name(nth), tuple(Charge(LIMITS[place], amount) for place in sorted(which)), 50, holds)
 
 
 IDS = st.integers(0, 9)
 OPERATIONS = st.one_of(
-    st.builds(reservation, IDS, st.sets(st.integers(0, 3), min_size=1), AMOUNT),
+    st.builds(reservation, IDS, st.sets(st.integers(0, 3), min_size=1), AMOUNT, st.booleans()),
     st.builds(lambda nth, amount: Settlement(name(nth), (("micro_usd", amount),)), IDS, AMOUNT),
     st.builds(lambda nth: Void(name(nth)), IDS),
     st.builds(lambda nth, hold: Extension(name(nth), hold), IDS, st.integers(1, 90)),

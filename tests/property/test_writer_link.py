@@ -45,7 +45,7 @@ limits = st.builds(
 charges = st.lists(st.builds(Charge, limits, st.none() | amounts), max_size=4).map(tuple)
 operations = st.one_of(
     st.none(),
-    st.builds(Reservation, ids, charges, amounts),
+    st.builds(Reservation, ids, charges, amounts, st.booleans()),
     st.builds(Settlement, ids, st.lists(st.tuples(st.sampled_from(UNITS), amounts), max_size=3).map(tuple)),
     st.builds(Void, ids),
     st.builds(Extension, ids, amounts),
