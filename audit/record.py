@@ -172,9 +172,13 @@ class Entry:
         if len(body) > BODY_MAX_BYTES:
             raise RecordInvalid(f"the body has {len(body)} bytes; an entry holds at most {BODY_MAX_BYTES}")
         begun = object.__new__(Entry)
-        for name in ("kind", "id", "time_us", "search", "terms"):
-            object.__setattr__(begun, name, getattr(self, name))
-        object.__setattr__(begun, "body", body)
+        set_field = object.__setattr__
+        set_field(begun, "kind", self.kind)
+        set_field(begun, "id", self.id)
+        set_field(begun, "time_us", self.time_us)
+        set_field(begun, "body", body)
+        set_field(begun, "search", self.search)
+        set_field(begun, "terms", self.terms)
         return begun
 
 

@@ -3,7 +3,9 @@
     python bench/bench_commit.py [--entries 20000] [--directory DIR] [--durability power_safe] [--reserve 4]
         [--store postgresql]
 
-``--reserve 4`` also measures decisions that hold budget on accounts of four levels, in turns with such that do not.
+``--reserve 4`` also measures decisions that hold budget on accounts of four levels, in turns with such that do not. On
+PostgreSQL it measures the naive way beside them: as many connections, and each decision is a transaction of its own
+with one guarded UPDATE of the one account that all share, and no record.
 
 Entries are what a decision over 60 pools leaves: a body of about 1.2 KB, a sheet shared by a workload class, a random
 request id. The directory must be on the disk that is asked about; a temporary directory in memory says nothing.
@@ -24,6 +26,7 @@ from places import Place, places
 
 from audit.record import Blob, Entry, Search, encode
 from audit.store import Durability
+from policyd.api.server import at_work
 from policyd.ledger.rules import Charge, Limit, Reservation
 from policyd.services.clock import uuid7
 from policyd.services.committer import Committer
@@ -170,7 +173,7 @@ async def run(place: Place, entries_max: int, durability: Durability, levels: in
             p50, p99 = latencies[count // 2], latencies[count * 99 // 100]
             print(f"{in_flight:>10} {rates[in_flight]:>10,.0f} {p50:>8.2f} {p99:>8.2f}")
         if levels:
-            await compare(committer, sheets, entries_max, levels)
+            await compare(committer, sheets, entries_max, levels, place.address)
         await committer.close()
         grown_bytes = place.size_bytes() - before_bytes
     print(f"grouped (64 in flight) / one by one: {rates[64] / rates[1]:.1f} x")
@@ -179,9 +182,42 @@ async def run(place: Place, entries_max: int, durability: Durability, levels: in
     print(f"bytes per sheet of {POOLS} pools: {before_bytes / CLASSES:,.0f} (content {len(sheets[0].content):,})")
 
 
-async def compare(committer: Committer, sheets: list[Blob], entries_max: int, levels: int) -> None:
+async def naive(address: str, count: int, in_flight: int) -> float:
+    """Decisions per second when each one updates the account of all by itself."""
+    import psycopg
+
+    make = (
+        "CREATE TABLE IF NOT EXISTS naive_account "
+        '(path text PRIMARY KEY, reserved bigint NOT NULL, spent bigint NOT NULL, "limit" bigint NOT NULL)'
+    )
+    hold = (
+        "UPDATE naive_account SET reserved = reserved + %(cost)s "
+        'WHERE path = %(path)s AND reserved + spent + %(cost)s <= "limit"'
+    )
+    first = await psycopg.AsyncConnection.connect(address, autocommit=True)
+    connections = [first] + [
+        await psycopg.AsyncConnection.connect(address, autocommit=True) for _ in range(in_flight - 1)
+    ]
+    await first.execute(make)
+    await first.execute("INSERT INTO naive_account VALUES ('*', 0, 0, %s) ON CONFLICT DO NOTHING", (2**50,))
+    turns = iter(range(count))
+
+    async def caller(connection: psycopg.AsyncConnection) -> None:
+        for _ in turns:
+            done = await connection.execute(hold, {"cost": 5120, "path": "*"}, prepare=True)
+            assert done.rowcount == 1
+
+    started = time.perf_counter()
+    await asyncio.gather(*(caller(connection) for connection in connections))
+    rate = count / (time.perf_counter() - started)
+    for connection in connections:
+        await connection.close()
+    return rate
+
+
+async def compare(committer: Committer, sheets: list[Blob], entries_max: int, levels: int, address: str | None) -> None:
     """Print the rates without and with reservations at 64 in flight, in turns, so that a busy machine disturbs both."""
-    plain, reserved, latencies = [], [], []
+    plain, reserved, alone, latencies = [], [], [], []
     for nth in range(3):
         for rates, of in ((plain, 0), (reserved, levels)):
             used = [sheets[(nth + place) % CLASSES] for place in range(entries_max // 2)]
@@ -190,10 +226,14 @@ async def compare(committer: Committer, sheets: list[Blob], entries_max: int, le
             rates.append(rate)
             if of:
                 latencies += found
+        if address is not None:
+            alone.append(await naive(address, max(64, entries_max // 10), 64))
     p99 = sorted(latencies)[len(latencies) * 99 // 100]
     with_, without = sorted(reserved)[1], sorted(plain)[1]
     print(f"reserved over {levels} levels, 64 in flight: {with_:,.0f}/s, p99 {p99:.2f} ms")
     print(f"reserved / plain: {with_ / without:.2f} ({without:,.0f}/s plain)")
+    if alone:
+        print(f"reserved / naive guarded UPDATE: {with_ / sorted(alone)[1]:.1f} x ({sorted(alone)[1]:,.0f}/s naive)")
 
 
 def main() -> None:
@@ -208,6 +248,7 @@ def main() -> None:
     with (
         tempfile.TemporaryDirectory(dir=flags.directory or Path.cwd(), prefix=".bench-commit-") as scratch,
         places(Path(scratch), flags.store) as place,
+        at_work(),  # as in the process that serves
     ):
         asyncio.run(run(place, flags.entries, flags.durability, flags.reserve))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from policyd.services.data_directory import DataDirectory
 
-SERVER_SETTINGS = ("shared_buffers=256MB", "max_wal_size=2GB")
+SERVER_SETTINGS = ("shared_buffers=256MB", "max_wal_size=2GB", "max_connections=100")
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,8 @@ class Place:
 
     directories: list[DataDirectory]
     size_bytes: Callable[[], int]
+    address: str | None = None
+    """Of the database, where there is a server."""
 
 
 @contextmanager
@@ -43,6 +45,7 @@ def places(path: Path, store: str, replicas: int = 1) -> Iterator[Place]:
         yield Place(
             [DataDirectory(each, PostgresqlStore(address, each / "origin")) for each in paths],
             lambda: int(str(server.execute(f"SELECT pg_database_size('{name}')")[0][0])),
+            address,
         )
     finally:
         server.close()

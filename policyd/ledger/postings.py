@@ -5,7 +5,7 @@
 ``level`` is how many names of the account's path there are: 0 the organisation, 1 the tenant, 2 its project, 3 the
 environment, of the one path that the record is about; an account elsewhere has its own path there. ``held`` is what the
 hold took of each account in the group, null where no hold is concerned. ``pools`` names a group of pools and is absent
-for all of them, as are zeros at the end of a balance.
+for all of them, as are zeros at the end of a balance, from ``spent`` on.
 
 Rules: what ``written`` leaves out ``read`` puts back, so that the postings of a log fold into its balances; windows
 begin with a second; the order is that of the accounts' keys.
@@ -23,20 +23,46 @@ from policyd.ledger.rules import AccountKey, Posting
 SECOND_US: Final = 1_000_000
 BALANCE: Final = 6
 ALL_POOLS: Final = "*"
+HELD: Final = 2
+"""The place of what was held in a group."""
 
 
-def written(postings: Iterable[Posting], account: str, held: Sequence[int] = ()) -> list[list[Any]]:
+def written(postings: Sequence[Posting], held: Sequence[int] = ()) -> list[list[Any]]:
     """The postings, as plain JSON. ``held`` has an amount for each of them, or none at all."""
-    groups: dict[tuple[Any, ...], dict[int, list[Any]]] = {}
-    for nth, ((path, pools, unit, window, start_us), *balance) in enumerate(postings):
-        sequence, limit, reserved, spent, leased, debt = balance
-        row = [_level(path, account), sequence, limit, reserved, spent, debt, leased]
-        while row[-1] == 0:
-            row.pop()
-        group = (unit, window, held[nth] if held else None, *(() if pools == ALL_POOLS else (pools,)))
-        spans = groups.setdefault(group, {})
-        spans.setdefault(start_us, [start_us // SECOND_US]).append(row)
-    return [[*group, *spans.values()] for group, spans in groups.items()]
+    found = []
+    # Which amounts are equal is part of the name: equal accounts with equal amounts stand together.
+    for head, first, spans in _layout(tuple([posting[0] for posting in postings]), tuple(map(held.index, held))):
+        group: list[Any] = [*head]
+        group[HELD] = held[first] if held else None
+        for start_s, members in spans:
+            span: list[Any] = [start_s]
+            group.append(span)
+            for nth, level in members:
+                _, sequence, limit, reserved, spent, leased, debt = postings[nth]
+                row = [level, sequence, limit, reserved]
+                if spent or debt or leased:
+                    row += [spent, debt, leased] if leased else [spent, debt] if debt else [spent]
+                span.append(row)
+        found.append(group)
+    return found
+
+
+_Members = list[tuple[int, int | str]]
+
+
+@lru_cache(maxsize=8_192)
+def _layout(
+    keys: tuple[AccountKey, ...], amounts: tuple[int, ...]
+) -> list[tuple[tuple[Any, ...], int, list[tuple[int, _Members]]]]:
+    """Groups of accounts: head, the first member, and for each start its members with their levels."""
+    account = max((key.path for key in keys), key=_depth, default=ORGANISATION)
+    groups: dict[tuple[Any, ...], tuple[int, dict[int, _Members]]] = {}
+    for nth, (path, pools, unit, window, start_us) in enumerate(keys):
+        level = _depth(path) if _path(_depth(path), account) == path else path
+        head = (unit, window, None) if pools == ALL_POOLS else (unit, window, None, pools)
+        _, spans = groups.setdefault((head, amounts[nth] if amounts else None), (nth, {}))
+        spans.setdefault(start_us // SECOND_US, []).append((nth, level))
+    return [(head, first, list(spans.items())) for (head, _), (first, spans) in groups.items()]
 
 
 def read(groups: Iterable[Sequence[Any]], account: str) -> list[tuple[Posting, int | None]]:
@@ -54,18 +80,12 @@ def read(groups: Iterable[Sequence[Any]], account: str) -> list[tuple[Posting, i
 
 
 def deepest(postings: Iterable[Posting]) -> str:
-    """The path of the account that is furthest down."""
+    """The path of the account that is furthest down: the one that ``written`` takes levels of."""
     return max((posting.key.path for posting in postings), key=_depth, default=ORGANISATION)
 
 
 def _depth(path: str) -> int:
     return 0 if path == ORGANISATION else path.count("/") + 1
-
-
-@lru_cache(maxsize=4_096)
-def _level(path: str, account: str) -> int | str:
-    depth = _depth(path)
-    return depth if _path(depth, account) == path else path
 
 
 def _path(level: int, account: str) -> str:

@@ -22,6 +22,7 @@ from policyd.ledger.rules import STATES, Account, AccountKey, Hold, Limit
 from policyd.ledger.tables import ACCOUNT, HOLD, LIMIT
 
 ROWS_PER_STATEMENT_MAX: Final = 512
+NEVER_US: Final = 2**63 - 1
 PADDED: Final = "SELECT * FROM (VALUES {rows}) AS v WHERE column1 IS NOT NULL"
 STATEMENTS: Final = {
     "hold_new": "INSERT INTO budget_hold (id, state, hold_us, expires_us, actual, charges) " + PADDED,
@@ -113,6 +114,7 @@ def account_row(number: int, account: Account) -> tuple[Any, ...]:
     return (number, account.limit, _thresholds_text(account.thresholds), *balance)
 
 
+@lru_cache(maxsize=1_024)
 def _thresholds_text(thresholds: tuple[int, ...]) -> str:
     return " ".join(map(str, thresholds))
 
@@ -135,6 +137,13 @@ def _holds_sql(dialect: str, ids: int) -> str:
 def due_holds(connection: Connection, time_us: int, limit: int) -> Sequence[Row[Any]]:
     """Holds whose time has come, the longest overdue first, without those that somebody else has locked."""
     return connection.exec_driver_sql(_due_sql(connection.dialect.name), (time_us, limit)).all()
+
+
+def next_due_us(connection: Connection) -> int:
+    """When the next hold expires; the end of all time when there is none."""
+    sql = "SELECT min(expires_us) FROM budget_hold WHERE state = 0"
+    found = connection.exec_driver_sql(sql).scalar()
+    return NEVER_US if found is None else int(found)
 
 
 @lru_cache(maxsize=2)

@@ -4,15 +4,15 @@
     write   new holds ► changed holds ► changed accounts ► ledger time
 
 Rules: it owns no transaction; an operation that is refused or denied refuses no other one; after a rollback whoever
-owns the transaction calls ``forget``. A ledger that only this process writes (``shared=False``) remembers balances
-from batch to batch; a shared one reads and locks them each time. New accounts come before locks, and locks in the order
-of numbers, so that nobody waits in a circle.
+owns the transaction calls ``forget``. A ledger that only this process writes (``shared=False``) remembers balances,
+and when the next hold expires, from batch to batch; a shared one reads and locks them each time. New accounts come
+before locks, and locks in the order of numbers, so that nobody waits in a circle.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 from zoneinfo import ZoneInfo
@@ -141,6 +141,7 @@ class LedgerRows:
         self._new_holds: dict[str, Hold] = {}
         self._changed_holds: dict[str, Hold] = {}
         self._changed: set[AccountKey] = set()
+        self._due_us: int | None = None
         self._set: dict[LimitKey, SetLimit] | None = None
         self._change = 0
         self._new_limits: dict[LimitKey, tuple[SetLimit | None, int]] = {}
@@ -152,10 +153,15 @@ class LedgerRows:
 
     def due(self, connection: Connection) -> bool:
         """Whether a hold waits to expire."""
-        return bool(rows.due_holds(connection, self.now(connection), 1))
+        return bool(self._due(connection, self.now(connection), 1))
 
-    def apply(self, connection: Connection, operations: Sequence[Operation]) -> Applied:
-        """Expire what is due, then each operation in turn. Nothing is stored until ``write``."""
+    def apply(
+        self, connection: Connection, operations: Sequence[Operation], new: Collection[str] = frozenset()
+    ) -> Applied:
+        """Expire what is due, then each operation in turn. Nothing is stored until ``write``.
+
+        The caller knows that the ids in ``new`` have held nothing: they are not looked for.
+        """
         time_us = self.now(connection)
         if self._set is None:
             self._hear(connection)
@@ -163,9 +169,10 @@ class LedgerRows:
             rows.lock_limits(connection)
         limits = self._limits(operations, time_us)
         of_holds = [operation.id for operation in operations if not isinstance(operation, Change)]
-        found = list(rows.holds(connection, {name for name in of_holds if name not in self._ledger.holds}))
+        named = {name for name in of_holds if name not in new and name not in self._ledger.holds}
+        found = list(rows.holds(connection, named)) if named else []
         # After the named ones, and without waiting: whoever has locked a hold that is due lets it expire itself.
-        due = rows.due_holds(connection, time_us, DUE_MAX)
+        due = self._due(connection, time_us, DUE_MAX)
         found += due
         remembered = [self._ledger.holds.get(name) for name in of_holds]
         self._load(connection, limits, found, remembered)
@@ -224,6 +231,18 @@ class LedgerRows:
             self._time.last_us = max(self._time.last_us, last_us or 0)
             wall_us = database_us if self._database_time else wall_us
         return self._time.advance(wall_us, monotonic_us)
+
+    def _due(self, connection: Connection, time_us: int, limit: int) -> Sequence[Row[Any]]:
+        """Holds whose time has come. Who writes alone knows the next one, and asks only then."""
+        if self._shared:
+            return rows.due_holds(connection, time_us, limit)
+        if self._due_us is None:
+            self._due_us = rows.next_due_us(connection)
+        if self._due_us > time_us:
+            return ()
+        due = rows.due_holds(connection, time_us, limit)
+        self._due_us = None  # those that are left, or were held for longer meanwhile, are looked at again
+        return due
 
     def _limits(self, operations: Iterable[Operation], time_us: int) -> dict[AccountKey, tuple[Limit, int | None]]:
         """The limits that are charged or changed, by account, with the end of its window; the last word counts."""
@@ -330,6 +349,8 @@ class LedgerRows:
                 self._changed.update(posting.key for posting in posted.postings)
                 holds = self._new_holds if isinstance(operation, Reservation) else self._changed_holds
                 holds[posted.hold.id] = posted.hold
+                if self._due_us is not None and posted.hold.expires_us < self._due_us:
+                    self._due_us = posted.hold.expires_us
         for posted in done.expired:
             self._changed.update(posting.key for posting in posted.postings)
             self._changed_holds[posted.hold.id] = posted.hold

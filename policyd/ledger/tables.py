@@ -5,6 +5,10 @@
     budget_time     the ledger time that each log has reached
     budget_limit    what somebody has set for an account beside the fleet; without an amount it was given back
 
+``leased`` is what an account has lent to a place that decides without asking it each time. Nobody lends yet: every
+decision asks the one writer, so it is 0, and it counts against the limit from the first release on because a limit that
+grew a term later could not be checked on rows written before.
+
 Rules: no balance can break its invariant, since the database checks it too; rows of past windows stay, because late
 settlements are charged to them.
 """

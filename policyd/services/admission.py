@@ -78,7 +78,9 @@ class Admission:
         operations = [each.operation for each in batch if each.operation is not None]
         if not operations and not self._is_due(connection):
             return Judged([each.entry for each in batch], {}, {})
-        applied = self._ledger.apply(connection, operations)
+        # The log takes no entry whose id it has, so a decision has held nothing yet.
+        new = {each.entry.id for each in batch if isinstance(each.operation, Reservation)}
+        applied = self._ledger.apply(connection, operations, new)
         self._looked_us = applied.time_us
         entries = list(_by_the_way(applied))
         admissions: dict[str, Mapping[str, Any]] = {}
@@ -95,7 +97,7 @@ class Admission:
             told = admission_of(each.operation, result, applied.time_us)
             admissions[each.entry.id] = told
             entries.append(_recorded(each, result, told))
-            if not isinstance(result, Denied):
+            if isinstance(result, Posted | Changed):
                 entries += [_threshold(crossing, applied.time_us) for crossing in result.crossings]
         return Judged(entries, admissions, refused)
 
@@ -181,7 +183,7 @@ def posting_json(posting: Posting, held: int | None) -> dict[str, Any]:
 
 def _postings(posted: Posted) -> list[list[Any]]:
     postings = posted.postings
-    return written(postings, deepest(postings), [amount for _, amount in posted.hold.charges] if postings else ())
+    return written(postings, [amount for _, amount in posted.hold.charges] if postings else ())
 
 
 def _recorded(each: Submitted, result: Posted | Fits | Denied | Changed, told: Mapping[str, Any]) -> Entry:
@@ -232,8 +234,7 @@ def _threshold(crossing: Crossing, time_us: int) -> Entry:
 
 
 def _accounts(postings: Sequence[Posting], held: Sequence[int] = ()) -> dict[str, Any]:
-    account = deepest(postings)
-    return {"account": account, "postings": written(postings, account, held)}
+    return {"account": deepest(postings), "postings": written(postings, held)}
 
 
 def _budget_entry(body: Mapping[str, Any], time_us: int, key: AccountKey | None) -> Entry:

@@ -27,7 +27,7 @@ POSTINGS = st.lists(
 def test_postings_are_read_back_whole(postings: list[Posting], data: st.DataObject, told: bool) -> None:
     held = data.draw(st.lists(AMOUNTS, min_size=len(postings), max_size=len(postings))) if told else []
     account = deepest(postings)
-    text = json.dumps(written(postings, account, held))
+    text = json.dumps(written(postings, held))
     expected = zip(postings, held or [None] * len(postings), strict=True)
     assert read(json.loads(text), account) == sorted(expected, key=lambda pair: pair[0].key)
 
