@@ -181,7 +181,8 @@ def test_metrics_are_those_of_the_table(
         server.client.get("/readyz")
     found = {metric.name: metric for metric in exporting.metrics}
     table = {metric.name: metric for metric in METRICS}
-    assert set(found) == set(table)
+    # Without receivers there is nothing to say of webhooks.
+    assert set(found) == {name for name in table if not name.startswith("policyd.webhook.")}
     assert all(found[name].unit == table[name].unit for name in found)
     [point] = found["policyd.decision.duration"].histogram.data_points
     assert (attributes(point), point.count, sum(point.bucket_counts)) == ({"outcome": "allow"}, 1, 1)
