@@ -27,6 +27,7 @@ from sqlalchemy.pool import NullPool, QueuePool
 
 from audit import schema, store
 from audit.errors import LogLocked, LogUnavailable, SearchTooSlow
+from audit.keys_store import SCHEMA
 from audit.postgresql import LOCKS, MONTHS_AHEAD, learn, make_months, months_from
 from audit.postgresql_patience import OPENING_MAX_S, Patience, PatientConnection
 from audit.store import Durability
@@ -135,6 +136,11 @@ class PostgresqlStore:
             store.verify_tail(connection, log=number)
             store.seal_full_blocks(connection)
         return number, name
+
+    def open_keys(self, *, write: bool) -> Engine | None:
+        """See ``LogStore``: in a schema of their own."""
+        options = f"-c search_path={SCHEMA} -c lock_timeout={LOCK_TIMEOUT_MS}"
+        return self._engine(f"{options} -c synchronous_commit=on" if write else f"{options} {READING}", READERS_MAX)
 
     def open_reader(self) -> Engine:
         """See ``LogStore``."""

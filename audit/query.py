@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
 from hashlib import sha256
+from itertools import chain
 from typing import Any, Final
 from uuid import UUID
 
@@ -28,6 +29,7 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, liter
 from audit.block_search import Group, Wanted, newest
 from audit.blocks import FIELDS
 from audit.errors import LogCorrupt, QueryInvalid
+from audit.personal import opened
 from audit.record import (
     KINDS,
     SHEET_TERM_FIELDS,
@@ -97,6 +99,16 @@ class Record:
     time_us: int
     leaf_hash: bytes
     body: bytes
+    personal: Mapping[str, Any] | None = None
+    """Its personal fields, for whoever has their keys; see ``audit.personal``."""
+
+    def document(self) -> dict[str, Any]:
+        """The body as JSON values, personal fields where they belong."""
+        return opened(self.body, self.personal)
+
+
+Filters = Mapping[str, str | tuple[str, ...]]
+"""Texts by name of the filter; several texts are one value under several names, the one that was asked for first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +140,7 @@ class Page:
 
 def search(
     connection: Connection,
-    filters: Mapping[str, str],
+    filters: Filters,
     cursor: str | None = None,
     limit: int = LIMIT_DEFAULT,
     *,
@@ -159,16 +171,19 @@ def search(
 
 
 def _wanted(
-    connection: Connection, filters: Mapping[str, str], kinds: Sequence[Kind], within: Sequence[Within] | None
+    connection: Connection, filters: Filters, kinds: Sequence[Kind], within: Sequence[Within] | None
 ) -> Wanted | None:
     """What a search asks of the blocks; None when a word never occurred in this log, so that nothing can match."""
     _check_filters(filters)
-    from_us, until_us = (time_us_of(name, filters[name]) if name in filters else None for name in TIME_FILTERS)
-    words = {name: value for name, value in filters.items() if name in FIELDS}
+    from_us, until_us = (
+        time_us_of(name, _texts(filters[name])[0]) if name in filters else None for name in TIME_FILTERS
+    )
+    words = {name: _texts(value) for name, value in filters.items() if name in FIELDS}
     parts = [(part.tenant, part.projects, part.environments) for part in within or ()]
     named = {name for _, *several in parts for names in several for name in names or ()}
-    numbers = numbers_of(connection, sorted({*words.values(), *(tenant for tenant, _, _ in parts), *named}))
-    if any(value not in numbers for value in words.values()):
+    numbers = numbers_of(connection, sorted({*chain(*words.values()), *(tenant for tenant, _, _ in parts), *named}))
+    asked = {name: tuple(sorted(numbers[each] for each in value if each in numbers)) for name, value in words.items()}
+    if not all(asked.values()):
         return None
     ways = [
         [
@@ -185,7 +200,7 @@ def _wanted(
     if within is not None and not known:
         return None
     every = [Group("kind", tuple(KINDS.index(kind) for kind in kinds))]
-    every += [Group(name, (numbers[value],)) for name, value in words.items()]
+    every += [Group(name, found) for name, found in asked.items()]
     return Wanted(
         tuple(every),
         None if within is None else known,
@@ -197,7 +212,7 @@ def _wanted(
 
 def _of_request(
     connection: Connection,
-    filters: Mapping[str, str],
+    filters: Filters,
     kinds: Sequence[Kind],
     within: Sequence[Within] | None,
     before: tuple[int, int] | None,
@@ -227,7 +242,7 @@ def _records_at(connection: Connection, places: Sequence[int]) -> Iterator[Recor
 
 
 def matching(
-    connection: Connection, filters: Mapping[str, str], kinds: Sequence[Kind], within: Sequence[Within] | None
+    connection: Connection, filters: Filters, kinds: Sequence[Kind], within: Sequence[Within] | None
 ) -> list[ColumnElement[bool]] | None:
     """What an entry must be to be of ``kinds``, match every filter and be ``within``; None when nothing can.
 
@@ -273,23 +288,23 @@ def blob(connection: Connection, digest: str) -> bytes | None:
     return None if row is None else unpack(row.encoding, row.content, digest)
 
 
-def _check_filters(filters: Mapping[str, str]) -> None:
+def _check_filters(filters: Filters) -> None:
     for name, value in filters.items():
         if name not in FILTERS:
             near = get_close_matches(name, FILTERS, n=1, cutoff=0.5)
             raise QueryInvalid(name, f"is no filter; did you mean {near[0]}?" if near else "is no filter")
-        if not value:
+        if not all(_texts(value)):
             raise QueryInvalid(name, "needs a value")
-        if not encodable(value):
+        if not all(map(encodable, _texts(value))):
             raise QueryInvalid(name, "holds half a character (a lone surrogate)")
 
 
-def _time_conditions(filters: Mapping[str, str]) -> list[ColumnElement[bool]]:
+def _time_conditions(filters: Filters) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = []
     if "from" in filters:
-        conditions.append(ENTRY.c.time_us >= time_us_of("from", filters["from"]))
+        conditions.append(ENTRY.c.time_us >= time_us_of("from", _texts(filters["from"])[0]))
     if "to" in filters:
-        conditions.append(ENTRY.c.time_us < time_us_of("to", filters["to"]))
+        conditions.append(ENTRY.c.time_us < time_us_of("to", _texts(filters["to"])[0]))
     return conditions
 
 
@@ -306,19 +321,23 @@ def time_us_of(name: str, text: str) -> int:
     return (moment.replace(tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
 
 
-def _word_conditions(connection: Connection, filters: Mapping[str, str]) -> list[ColumnElement[bool]] | None:
+def _word_conditions(connection: Connection, filters: Filters) -> list[ColumnElement[bool]] | None:
     """The conditions on words; None when a word never occurred in this log, so that nothing can match."""
-    words = {name: value for name, value in filters.items() if name in WORD_FILTERS or name in TERM_FIELDS}
-    numbers = numbers_of(connection, list(dict.fromkeys(words.values())))
+    words = {name: _texts(value) for name, value in filters.items() if name in WORD_FILTERS or name in TERM_FIELDS}
+    numbers = numbers_of(connection, list(dict.fromkeys(text for value in words.values() for text in value)))
     conditions: list[ColumnElement[bool]] = []
     if "request_id" in filters:
-        conditions.append(ENTRY.c.request_id == filters["request_id"])
+        conditions.append(ENTRY.c.request_id == _texts(filters["request_id"])[0])
     for name, value in words.items():
-        number = numbers.get(value)
-        if number is None:
+        found = [numbers[text] for text in value if text in numbers]
+        if not found:
             return None
-        conditions.append(_word_condition(connection, name, number))
+        conditions.append(or_(*(_word_condition(connection, name, number) for number in found)))
     return conditions
+
+
+def _texts(value: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else value
 
 
 def _few(connection: Connection, term: ColumnElement[bool]) -> bool:
@@ -378,8 +397,10 @@ def _record(row: Row[*tuple[Any, ...]]) -> Record:
     return Record(origin, index, str(UUID(bytes=entry_id)), KINDS[kind], time_us, leaf, body)
 
 
-def _binding(filters: Mapping[str, str], kinds: Sequence[Kind]) -> str:
-    return sha256(orjson.dumps([sorted(filters.items()), sorted(kinds)])).hexdigest()[:16]
+def _binding(filters: Filters, kinds: Sequence[Kind]) -> str:
+    # Another name of a value may come up while its pages are read.
+    asked = [(name, _texts(value)[0]) for name, value in filters.items()]
+    return sha256(orjson.dumps([sorted(asked), sorted(kinds)])).hexdigest()[:16]
 
 
 def _cursor(time_us: int, place: int, binding: str) -> str:

@@ -8,6 +8,7 @@ The fields of a body, all optional for this package, in the words of the product
 
     id kind time            as in the entry; time is RFC 3339 UTC
     principal request_id    who asked, and the request that carried it
+    _personal               personal fields, encrypted: who asked, labels, what was said; see ``audit.personal``
     workload                as normalised, floors applied: tenant, project, environment, model, data, demand, …
     outcome denied_by       allow, deny or error, and why nothing was left
     ranked                  pools in order, with score, components and cost in micro-USD
@@ -55,6 +56,7 @@ Kind = Literal[
     "approval",
     "hold",
     "checkpoint_seen",
+    "erasure",
 ]
 KINDS: Final[tuple[Kind, ...]] = (
     "decision",
@@ -71,6 +73,7 @@ KINDS: Final[tuple[Kind, ...]] = (
     "approval",
     "hold",
     "checkpoint_seen",
+    "erasure",
 )
 """Stored as their position here: append new ones at the end, never reorder."""
 
@@ -103,6 +106,11 @@ _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 
 Term = tuple[str, str]
 """A field of ``TERM_FIELDS`` and one of its values."""
+
+Personal = tuple[str, bytes]
+"""The name of a person, and fields about that person as a JSON object, which ``audit.personal`` encrypts."""
+SEALED_BYTES: Final = 64
+"""More than number, nonce, tag, base64 and quotes add to personal fields."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +154,9 @@ class Entry:
     body: bytes
     search: Search = Search()
     terms: tuple[Term, ...] = ()
+    personal: tuple[Personal, ...] = ()
+    token: str | None = None
+    """What it is found by in the place of its principal, once its personal fields are encrypted."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -156,12 +167,27 @@ class Entry:
             raise RecordInvalid("time_us is not a count of microseconds since 1970 within 2^53-1")
         if type(self.body) is not bytes or not self.body:
             raise RecordInvalid("the body is not bytes, or is empty")
-        if len(self.body) > BODY_MAX_BYTES:
-            raise RecordInvalid(f"the body has {len(self.body)} bytes; an entry holds at most {BODY_MAX_BYTES}")
+        length = self.length_bytes
+        if length > BODY_MAX_BYTES:
+            raise RecordInvalid(f"the body has {length} bytes; an entry holds at most {BODY_MAX_BYTES}")
         for name, value in zip(SEARCH_FIELDS, _search_values(self.search), strict=True):
             if value is not None and not (type(value) is str and _fits(value)):
                 _check_value(name, value)
         _check_terms(self.terms, TERM_FIELDS)
+
+    @property
+    def length_bytes(self) -> int:
+        """How long its body is when its personal fields are in it, encrypted."""
+        if not self.personal:
+            return len(self.body)
+        return len(self.body) + SEALED_BYTES + sum(SEALED_BYTES + len(fields) * 4 // 3 for _, fields in self.personal)
+
+    def sealed(self, key: str, value: bytes, token: str | None) -> Entry:
+        """``begun_with`` for its personal fields, encrypted; it is found by ``token`` in the place of its principal."""
+        begun = self.begun_with(key, value)
+        object.__setattr__(begun, "personal", ())
+        object.__setattr__(begun, "token", token)
+        return begun
 
     def begun_with(self, key: str, value: bytes) -> Entry:
         """The same entry with one more field in front: ``key`` sorts before the others, ``value`` is canonical JSON.
@@ -179,6 +205,8 @@ class Entry:
         set_field(begun, "body", body)
         set_field(begun, "search", self.search)
         set_field(begun, "terms", self.terms)
+        set_field(begun, "personal", self.personal)
+        set_field(begun, "token", self.token)
         return begun
 
 
@@ -210,6 +238,18 @@ class Blob:
     def of(cls, kind: BlobKind, content: bytes, terms: tuple[Term, ...] = ()) -> Blob:
         """The blob with this content, its digest computed."""
         return cls(digest(content), kind, content, terms)
+
+
+def personal(name: str, fields: Mapping[str, Any]) -> Personal:
+    """Fields about a person. Raises ``RecordInvalid`` for what no body may hold."""
+    try:
+        encoded = orjson.dumps(fields, option=_ENCODING)
+    except TypeError as error:
+        _check_json(fields)
+        raise RecordInvalid(f"the personal fields cannot be encoded: {error}") from error
+    if not _sound(fields, encoded.isascii()):
+        _check_json(fields)
+    return name, encoded
 
 
 def is_entry_id(text: object) -> bool:

@@ -27,7 +27,7 @@ from sqlalchemy import Connection, Row, func, select, tuple_
 
 from audit.entries import numbered_origins, parts, texts
 from audit.errors import LogCorrupt, QueryInvalid
-from audit.query import DECISION_KINDS, WORD_FILTERS, Within, matching
+from audit.query import DECISION_KINDS, WORD_FILTERS, Filters, Within, matching
 from audit.record import TERM_FIELDS, leaf_hash
 from audit.tables import BODY, ENTRY, INDEX_BITS, SHEET_TERM, has_body, index_of
 
@@ -142,7 +142,7 @@ def check_tables(tables: Sequence[Table]) -> None:
             raise QueryInvalid("by", f"an entry has several of each in {'/'.join(table)!r}; count by one of them")
 
 
-def total(connection: Connection, filters: Mapping[str, str], *, within: Sequence[Within] | None = None) -> int:
+def total(connection: Connection, filters: Filters, *, within: Sequence[Within] | None = None) -> int:
     """How many entries ``count`` has to read in all."""
     conditions = matching(connection, filters, DECISION_KINDS, within)
     if conditions is None:
@@ -153,7 +153,7 @@ def total(connection: Connection, filters: Mapping[str, str], *, within: Sequenc
 def count(
     connection: Connection,
     tables: Sequence[Table],
-    filters: Mapping[str, str],
+    filters: Filters,
     read: Callable[[bytes], Told],
     *,
     after: Place | None = None,
@@ -196,7 +196,7 @@ def count(
 
 def first_uses(
     connection: Connection,
-    filters: Mapping[str, str],
+    filters: Filters,
     *,
     from_index: int = 0,
     limit: int | None = None,

@@ -329,10 +329,19 @@ def _refuse_missing_sheets(connection: Connection, tail: Tail, entries: Sequence
         raise EntriesRefused({entry.id: reason for entry in entries if entry.search.sheet in missing})
 
 
+_PRINCIPAL: Final = [name for name in SEARCH_FIELDS if name != "request_id"].index("principal")
+
+
+def searched(entry: Entry) -> tuple[str | None, ...]:
+    """The words that an entry is found by, in the order of the columns."""
+    words: tuple[str | None, ...] = word_values(entry.search)
+    return words if entry.token is None else (*words[:_PRINCIPAL], entry.token, *words[_PRINCIPAL + 1 :])
+
+
 def _words_of(entries: Sequence[Entry], blobs: Sequence[Blob]) -> set[str]:
     words: set[str | None] = set()
     for entry in entries:
-        words.update(word_values(entry.search))
+        words.update(searched(entry))
         words.update(value for _, value in entry.terms)
     for blob in blobs:
         if blob.terms:
@@ -382,7 +391,7 @@ def _append_blobs(connection: Connection, blobs: Sequence[Blob], numbers: dict[s
 
 
 def _entry_row(entry: Entry, position: Position, stored: int, numbers: dict[str, int]) -> tuple[Any, ...]:
-    words = [None if value is None else numbers[value] for value in word_values(entry.search)]
+    words = [None if value is None else numbers[value] for value in searched(entry)]
     moment = (stored, bytes.fromhex(entry.id.replace("-", "")), KINDS.index(entry.kind), entry.time_us)
     return (*moment, *words, entry.search.request_id, position.leaf_hash)
 

@@ -22,6 +22,8 @@ from sqlalchemy.exc import DBAPIError
 
 from audit import store
 from audit.errors import LogUnavailable, SearchTooSlow
+from audit.keys_store import open_keys_sqlite
+from audit.personal import STORE_FILE
 from audit.store import Durability
 
 _STEPS_BETWEEN_CLOCKS: Final = 10_000
@@ -61,6 +63,9 @@ class LogStore(Protocol):
         Raises ``LogUnavailable``, ``LogLocked``, ``SchemaUnknown`` or ``LogCorrupt``.
         """
 
+    def open_keys(self, *, write: bool) -> Engine | None:
+        """An engine of the keys of personal fields; None when there are none to be read. Raises ``LogUnavailable``."""
+
     def open_reader(self) -> Engine:
         """An engine that can only read, from several threads. Raises ``LogUnavailable`` or ``SchemaUnknown``."""
 
@@ -74,8 +79,9 @@ class LogStore(Protocol):
 class SqliteStore:
     """One log in a file."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, keys_path: Path | None = None) -> None:
         self.path = path
+        self.keys_path = keys_path or path.with_name(STORE_FILE)
 
     @property
     def name(self) -> str:
@@ -100,6 +106,12 @@ class SqliteStore:
                 raise LogUnavailable("the log was moved or replaced while it was being written")
 
         return OpenLog(connection, 0, name, check_place)
+
+    def open_keys(self, *, write: bool) -> Engine | None:
+        """See ``LogStore``."""
+        if not write and not self.keys_path.exists():
+            return None
+        return open_keys_sqlite(self.keys_path, write=write)
 
     def open_reader(self) -> Engine:
         """See ``LogStore``."""

@@ -111,6 +111,16 @@ class AuditSettings(_Section):
         10_000,
         description="longest wait for that database to answer one statement; then nothing is allowed until it does",
     )
+    personal_key_file: Path | None = Field(
+        None,
+        description="file with the key that wraps the keys of personal fields, mode 0600; made at the first start; "
+        "without it `personal.key` in `data_dir`. Replicas on one database share it",
+    )
+    personal_keys_path: Path | None = Field(
+        None,
+        description="file of the wrapped keys of personal fields, of a log in a file; "
+        "without it `personal.sqlite` in `data_dir`",
+    )
     origin: Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[!-~]+$")] | None = Field(
         None,
         description="name of this replica's log in that database; without it a random one, kept in `data_dir`",

@@ -40,7 +40,7 @@ from policyd.api.openapi_settlements import SETTLEMENT_SHOWN
 from policyd.api.openapi_simulations import SIMULATION_SHOWN
 from policyd.api.packing import Packing
 from policyd.api.parts import Parts
-from policyd.api.proposals import ApprovalRequest, HoldRequest, LiftRequest, proposal_router
+from policyd.api.proposals import ApprovalRequest, ErasureRequest, HoldRequest, LiftRequest, proposal_router
 from policyd.api.reports import report_router
 from policyd.api.settlements import ExtensionRequest, SettlementRequest, settlement_router
 from policyd.api.simulations import SimulationRequest, simulation_router
@@ -62,6 +62,7 @@ _SHOWN: Final[tuple[type[BaseModel], ...]] = (
     *SIMULATION_SHOWN,
     ApprovalRequest,
     BreakEvenRequest,
+    ErasureRequest,
     ExtensionRequest,
     HoldRequest,
     LiftRequest,

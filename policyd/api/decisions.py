@@ -45,7 +45,7 @@ def decision_router(parts: Parts, packing: Packing) -> APIRouter:
         """The decision of that id, when the caller may read it; else it does not exist."""
         principal = principal_of(request)
         # First by the columns alone: damage to what the caller may not read must not tell that it is there.
-        require_readable(principal, parts.snapshot, id, await parts.reader.owner_of(id))
+        require_readable(principal, parts.snapshot, id, await parts.reader.owner_of(id, principal.name))
         replayed = await replay(parts.reader, id)
         require_readable(principal, parts.snapshot, id, owner_in(replayed.body))
         return replayed
@@ -123,7 +123,7 @@ def record_json(record: Record, *, whole: bool = True) -> dict[str, Any]:
 
     Who may not read the ``whole`` log is not told what all tenants together have spent.
     """
-    body = listed(orjson.loads(record.body), whole=whole)
+    body = listed(record.document(), whole=whole)
     return {**body, "audit": {"log": record.origin, "index": record.index, "leaf_hash": record.leaf_hash.hex()}}
 
 

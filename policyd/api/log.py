@@ -80,9 +80,9 @@ def log_router(parts: Parts) -> APIRouter:
         """The proof that the decision is in the log, to be verified offline with `policyd audit verify --receipt`."""
         parameters(request, ())
         principal = principal_of(request)
-        require_readable(principal, parts.snapshot, id, await parts.reader.owner_of(id))
+        require_readable(principal, parts.snapshot, id, await parts.reader.owner_of(id, principal.name))
         record = await parts.reader.by_id(id)
-        require_readable(principal, parts.snapshot, id, owner_in(orjson.loads(record.body)))
+        require_readable(principal, parts.snapshot, id, owner_in(record.document()))
         found = await receipt(parts.reader, id, partial(words_kept, parts.directory.path))
         headers = {"X-Policyd-Decision-Id": id, "Content-Disposition": f'attachment; filename="{id}.tlog-proof"'}
         return PlainTextResponse(found.encode(), headers={**headers, **_NO_STORE})

@@ -113,6 +113,12 @@ PLACE: Final = route(
     PROPOSING,
     requestBody=asked("HoldRequest", {"tenant": "eu-bank", "subject": "oidc:4711", "reason": "case 2026-17"}),
 )
+ERASE: Final = route(
+    "the proposal",
+    content_of("ProposalDocument", {**PROPOSAL_EXAMPLE, "action": "erasure", "audit": _AUDIT}),
+    PROPOSING,
+    requestBody=asked("ErasureRequest", {"tenant": "eu-bank", "subject": "oidc:4711", "reason": "request 2026-31"}),
+)
 LIFT: Final = route(
     "the proposal", PROPOSED, PROPOSING, requestBody=asked("LiftRequest", {"reason": "case 2026-17 is closed"})
 )

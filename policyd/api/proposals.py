@@ -15,7 +15,7 @@ from pydantic import Field, StringConstraints
 
 from policyd.api.bodies import read_json
 from policyd.api.callers import principal_of
-from policyd.api.openapi_proposals import APPROVE, HOLDS, LIFT, PLACE, PROPOSALS
+from policyd.api.openapi_proposals import APPROVE, ERASE, HOLDS, LIFT, PLACE, PROPOSALS
 from policyd.api.parts import Parts
 from policyd.api.problems import request_id_of
 from policyd.api.queries import parameters
@@ -35,6 +35,18 @@ class HoldRequest(Given):
 
     tenant: Name
     subject: Subject | None = None
+    reason: Reason
+
+
+class ErasureRequest(Given):
+    """Body of ``POST /v1/log/erasures``: whose personal fields are to be unreadable from then on, and why.
+
+    Without ``tenant`` it is the person in every tenant, and in the entries of none (requests that were refused). The
+    reason stays in the log, so name a case and not a person.
+    """
+
+    tenant: Name | None = None
+    subject: Subject
     reason: Reason
 
 
@@ -75,7 +87,7 @@ def proposal_router(parts: Parts) -> APIRouter:
         """Those of the tenants whose log the caller may read."""
         parameters(request, ())
         found = await parts.two_persons.holds_in_force(principal_of(request))
-        return _json({"items": [hold.to_json() for hold in found], "next": None})
+        return _json({"items": found, "next": None})
 
     @router.post("/log/holds", summary="Propose a legal hold", **PLACE)
     async def place(request: Request) -> Response:
@@ -84,6 +96,14 @@ def proposal_router(parts: Parts) -> APIRouter:
         body = await read_json(request, HoldRequest, body_max_bytes)
         document = body.model_dump(exclude={"tenant"}, exclude_none=True)
         return await _proposed(request, "hold.place", body.tenant, document)
+
+    @router.post("/log/erasures", summary="Propose to erase a person", **ERASE)
+    async def erase(request: Request) -> Response:
+        """Once it is approved, the key of that person's personal fields is destroyed; every proof still holds."""
+        parameters(request, ())
+        body = await read_json(request, ErasureRequest, body_max_bytes)
+        asked = (body.tenant, body.subject, body.reason, principal_of(request), request_id_of(request))
+        return _json(await parts.two_persons.propose_erasure(*asked))
 
     @router.post("/log/holds/{id}/lifting", summary="Propose to lift a legal hold", **LIFT)
     async def lift(id: str, request: Request) -> Response:

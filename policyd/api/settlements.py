@@ -59,7 +59,7 @@ def settlement_router(parts: Parts) -> APIRouter:
         """Who asks, when it may settle that decision."""
         parameters(request, ())
         principal, snapshot = principal_of(request), parts.snapshot
-        owner = await parts.reader.owner_of(id)
+        owner = await parts.reader.owner_of(id, principal.name)
         if owner.tenant is not None:
             scope = (owner.tenant, owner.project, owner.environment)
             if principal.permitted(snapshot.entitlements, "decisions", "decide", *scope):

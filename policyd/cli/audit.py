@@ -175,12 +175,10 @@ async def _search(settings: Settings, filters: Mapping[str, str], cursor: str | 
 
 def entry_json(record: Record) -> dict[str, Any]:
     """An entry as a search lists it: as recorded, with its place in the log, without the salt of its hash."""
-    import orjson
-
     from policyd.services.admission import listed
 
     return {
-        **listed(orjson.loads(record.body)),
+        **listed(record.document()),
         "audit": {"log": record.origin, "index": record.index, "leaf_hash": record.leaf_hash.hex()},
     }
 

@@ -1,4 +1,4 @@
-"""``policyd approve`` and ``policyd audit hold``: what one person proposes and another approves, by a server.
+"""``policyd approve``, ``audit erase`` and ``audit hold``: what one person proposes and another approves, by a server.
 
 Rules: both persons are proved by the server, so there is no way without one; what is approved is shown first, and its
 digest goes with the approval, so that nothing else is approved.
@@ -65,6 +65,26 @@ def approve(
         say(f"approving {found[0]['action']} for {found[0]['tenant'] or 'all tenants'}: {found[0]['document']}")
         done = client.approve(proposal_id, digest=found[0]["digest"])
     emit({**done}, output, lambda console: _draw_done(done, console))
+
+
+def erase(
+    subject: Annotated[str, typer.Option(metavar="PRINCIPAL", help="Whom, as the log names them: oidc:4711.")],
+    reason: ReasonFlag,
+    tenant: Annotated[str | None, typer.Option(help="Only in this tenant; without it, everywhere.")] = None,
+    output: OutputFlag = Output.TABLE,
+    data_dir: DataDirFlag = None,
+    server: ServerFlag = None,
+    token_file: TokenFileFlag = None,
+    ca_file: CaFileFlag = None,
+    config: ConfigFlag = None,
+) -> None:
+    """Propose to erase a person: once another approves it, their personal fields cannot be read any more.
+
+    Example: policyd audit erase --tenant eu-bank --subject oidc:4711 --reason "request 2026-31"
+    """
+    with client_of(Access(server, token_file, ca_file), config, data_dir) as client:
+        proposed = client.propose_erasure(tenant, subject, reason)
+    emit_proposed(proposed, output)
 
 
 @hold.command("place")

@@ -40,6 +40,12 @@ class TwoPersons(ABC):
         """Propose that nothing of the tenant, or of one principal there, is erased or removed."""
         return self.send(_propose_hold(tenant, subject, reason, request_id))
 
+    def propose_erasure(
+        self, tenant: str | None, subject: str, reason: str, *, request_id: str | None = None
+    ) -> Proposal:
+        """Propose to make the personal fields of one principal unreadable for good; without a tenant, everywhere."""
+        return self.send(_propose_erasure(tenant, subject, reason, request_id))
+
     def propose_lifting(self, hold_id: str, reason: str, *, request_id: str | None = None) -> Proposal:
         """Propose to lift a legal hold."""
         return self.send(_propose_lifting(hold_id, reason, request_id))
@@ -70,6 +76,12 @@ class AsyncTwoPersons(ABC):
         """Propose that nothing of the tenant, or of one principal there, is erased or removed."""
         return await self.send(_propose_hold(tenant, subject, reason, request_id))
 
+    async def propose_erasure(
+        self, tenant: str, subject: str, reason: str, *, request_id: str | None = None
+    ) -> Proposal:
+        """Propose to make the personal fields of one principal of the tenant unreadable for good."""
+        return await self.send(_propose_erasure(tenant, subject, reason, request_id))
+
     async def propose_lifting(self, hold_id: str, reason: str, *, request_id: str | None = None) -> Proposal:
         """Propose to lift a legal hold."""
         return await self.send(_propose_lifting(hold_id, reason, request_id))
@@ -97,6 +109,12 @@ def _propose_hold(tenant: str, subject: str | None, reason: str, request_id: str
     """``POST /v1/log/holds``."""
     about = {} if subject is None else {"subject": subject}
     return _propose("/v1/log/holds", {"tenant": tenant, **about, "reason": reason}, request_id)
+
+
+def _propose_erasure(tenant: str | None, subject: str, reason: str, request_id: str | None) -> Call[Proposal]:
+    """``POST /v1/log/erasures``."""
+    within = {} if tenant is None else {"tenant": tenant}
+    return _propose("/v1/log/erasures", {**within, "subject": subject, "reason": reason}, request_id)
 
 
 def _propose_lifting(hold_id: str, reason: str, request_id: str | None) -> Call[Proposal]:

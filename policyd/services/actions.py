@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from policyd.services import holds
+from policyd.services import erasures, holds
 from policyd.services.proposals import Perform
 
 
@@ -28,6 +28,7 @@ BUDGET_SET: Final = "budget.set"
 _ROWS: Final = (
     Action("hold.place", "holds", holds.place),
     Action("hold.lift", "holds", holds.lift),
+    Action("erasure", "erasures", erasures.erase),
     Action(BUDGET_SET, "budgets", None),
 )
 ACTIONS: Final[Mapping[str, Action]] = {action.name: action for action in _ROWS}

@@ -22,6 +22,7 @@ from typing import Any, Final, Protocol
 import orjson
 from sqlalchemy import Connection
 
+from audit.personal import Vault
 from audit.record import Entry, Search, encode, salt_of
 from policyd.core.budgets import ORGANISATION, account_path
 from policyd.errors import PolicydError
@@ -101,7 +102,7 @@ class Admission:
                 entries += [_threshold(crossing, applied.time_us) for crossing in result.crossings]
         return Judged(entries, admissions, refused)
 
-    def set_by_two(self, connection: Connection, approved: Approved) -> Effect:
+    def set_by_two(self, connection: Connection, approved: Approved, _: Vault) -> Effect:
         """What two persons have decided on limits. Raises ``PolicydError`` when the ledger refuses it."""
         document = approved.proposal.document
         path, entry_id = document["path"], uuid7(approved.time_us)

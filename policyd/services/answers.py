@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import orjson
 
-from audit.record import Blob, Entry, Search, Term, digest, encode
+from audit.record import Blob, Entry, Search, Term, digest, encode, personal
 from policyd.core.budgets import account_path
 from policyd.core.decide import Decision, obligation_names, obligations_json, ranked_json, rejected_json
 from policyd.core.facts import Facts
@@ -25,10 +25,11 @@ from policyd.errors import PolicydError
 from policyd.ledger.postings import read
 from policyd.services.clock import random_16, rfc3339
 
-RECORD_VERSION: Final = 1
-LISTED_MAX: Final = 100
+RECORD_VERSION: Final = 2
+"""Since 2, who asked, labels and details are in ``_personal``, encrypted; version 1 has them in the open."""
 ENFORCE: Final = "enforce"
 """The mode that a record does not name."""
+LISTED_MAX: Final = 100
 """Pools that a record lists one by one; the sheet and the facts give all of them back."""
 ASKED_MAX_BYTES: Final = 32_768
 """A longer request that brought no decision is recorded by its digest and length."""
@@ -149,15 +150,16 @@ def entry_of(made: Made) -> Entry:
     """The log entry of a decision. See ``audit.record`` for the fields; what is null or empty is left out."""
     decision, workload, revisions = made.decision, made.workload, made.revisions
     returned = decision.ranked[: made.options.limit]
+    recorded = workload_record(workload)
+    labels = recorded.pop("labels", None)
     body = {
         "v": RECORD_VERSION,
         "id": made.id,
         "time": rfc3339(made.time_us),
         "valid_us": made.valid_until_us - made.time_us,
-        "principal": made.principal,
         "request_id": made.request_id,
         "mode": "" if made.mode == ENFORCE else made.mode,
-        "workload": workload_record(workload),
+        "workload": recorded,
         "limit": made.options.limit if len(decision.ranked) > len(returned) else 0,
         "outcome": decision.outcome,
         "denied_by": decision.denied_by,
@@ -191,7 +193,11 @@ def entry_of(made: Made) -> Entry:
         sheet=made.sheet.digest,
     )
     encoded = encode(_without_empty(body), random_16())
-    return Entry("decision", made.id, made.time_us, encoded, search, tuple(dict.fromkeys(terms)))
+    said: dict[str, Any] = {"principal": made.principal}
+    if labels:
+        said["workload"] = {"labels": labels}
+    about = (personal(made.principal, said),)
+    return Entry("decision", made.id, made.time_us, encoded, search, tuple(dict.fromkeys(terms)), about)
 
 
 def _without_empty(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -306,18 +312,17 @@ def error_entry(
     """The log entry of a request that brought no decision: what was asked, by whom, and the error's code."""
     kind: Any = "refusal" if error.http_status < 500 else "error"
     scope = _refused_scope(principal, snapshot, asked.get("workload", {}), workload)
+    recorded, labels = _without_labels(_asked_record(asked))
     body = {
         "v": RECORD_VERSION,
         "kind": kind,
         "id": id,
         "time": rfc3339(time_us),
-        "principal": principal.name,
         "request_id": request_id,
         "scope": [scope["tenant"], scope.get("project"), scope.get("environment")] if scope["tenant"] else None,
-        "asked": _asked_record(asked),
+        "asked": recorded,
         "outcome": "error",
         "code": error.code,
-        "detail": error.detail[:2_000],
         "policy": [snapshot.policies.commit, snapshot.policies.digest] if snapshot else None,
         "fleet": [snapshot.fleet.commit, snapshot.fleet.digest] if snapshot else None,
     }
@@ -331,4 +336,14 @@ def error_entry(
         fleet_commit=snapshot.fleet.commit if snapshot else None,
         request_id=request_id,
     )
-    return Entry(kind, id, time_us, encode(body, random_16()), search)
+    said = {"principal": principal.name, "detail": error.detail[:2_000], **labels}
+    return Entry(kind, id, time_us, encode(body, random_16()), search, (), (personal(principal.name, said),))
+
+
+def _without_labels(asked: Mapping[str, Any]) -> tuple[Mapping[str, Any], dict[str, Any]]:
+    """What was asked, and its labels apart, which are free text."""
+    workload = asked.get("workload")
+    if not isinstance(workload, dict) or "labels" not in workload:
+        return asked, {}
+    rest = {name: value for name, value in workload.items() if name != "labels"}
+    return {**asked, "workload": rest}, {"asked": {"workload": {"labels": workload["labels"]}}}

@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from audit.record import Entry, Search, encode
+from audit.record import Entry, Search, encode, personal
 from policyd.core.budgets import ORGANISATION
 from policyd.ledger.changes import NO_CEILING, Setting
 from policyd.ledger.rules import Limit
@@ -31,11 +31,12 @@ def set_entry(entry_id: str, time_us: int, path: str, limits: Sequence[Any], tol
         "path": path,
         "scope": scope,
         "limits": limits,
-        **told,
+        **{name: value for name, value in told.items() if name != "principal"},
     }
     principal, request_id = told.get("principal"), told.get("request_id")
+    about = () if principal is None else (personal(principal, {"principal": principal}),)
     search = Search(scope[0], scope[1], scope[2], principal=principal, request_id=request_id)
-    return Entry("budget", entry_id, time_us, encode(fields, os.urandom(16)), search)
+    return Entry("budget", entry_id, time_us, encode(fields, os.urandom(16)), search, (), about)
 
 
 def setting_json(setting: Setting) -> dict[str, Any]:

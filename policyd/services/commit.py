@@ -1,4 +1,5 @@
-"""The one transaction of the service: idempotency → deeds of two persons → admit → append → tree → commit.
+"""The one transaction of the service: idempotency → deeds of two persons → admit → append → tree → commit;
+before it, the keys of personal fields are durable, and after it, those that two persons erased are destroyed.
 
 Rules: a refused entry does not refuse the rest of its batch; after a rollback whatever was remembered of the log is
 read again; a commit into a place that is not the log any more is a failure and no success.
@@ -7,22 +8,24 @@ It refuses: to go on with a handle that failed; whoever owns it opens another.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from audit import store
 from audit.errors import EntriesRefused, LogCorrupt
+from audit.personal import Vault
 from audit.record import Blob, Entry
 from audit.store import Position, Tail
 from audit.stores import OpenLog
 from policyd.errors import AuditError, PolicydError
 from policyd.ledger.store import Operation
+from policyd.services import erasures
 from policyd.services.actions import BUDGET_SET, PERFORM
 from policyd.services.admission import Admission
 from policyd.services.checkpoints import Checkpoints, LogFiles
 from policyd.services.idempotency import Claim, KeyRows
-from policyd.services.proposals import Deed, Deeds, Effect
+from policyd.services.proposals import Approve, Deed, Deeds, Effect
 
 Outcome = Position | PolicydError
 """What a submission is answered with; one that asked something of the ledger or did something by two
@@ -58,16 +61,18 @@ class Commit:
     Raises ``LogCorrupt`` when the log holds fewer entries than ``answered_entries``.
     """
 
-    def __init__(self, log: OpenLog, files: LogFiles, *, keys_max: int, answered_entries: int) -> None:
+    def __init__(self, log: OpenLog, files: LogFiles, *, keys_max: int, answered_entries: int, vault: Vault) -> None:
         self._log = log
+        self._vault = vault
         self._connection = log.connection
         with self._connection.begin():
             self._tail: Tail | None = Tail.read(self._connection, log.number)
             self._keys = KeyRows(self._connection, keys_max)
             self._admission = Admission(self._connection, log.number)
-            self._deeds = Deeds({**PERFORM, BUDGET_SET: self._admission.set_by_two})
+            self._deeds = Deeds({**PERFORM, BUDGET_SET: self._admission.set_by_two}, vault)
             self._checkpoints = Checkpoints(self._connection, files, log.origin, log.number)
         self._checkpoints.committed()
+        erasures.repeat(self._connection, vault)
         self.entries_total = self._tail.next_index
         if self.entries_total < answered_entries:
             raise LogCorrupt("answered as recorded, and now missing", index=self.entries_total)
@@ -83,6 +88,7 @@ class Commit:
         The ``last`` one ends with a checkpoint.
         """
         refused: dict[str, PolicydError] = {}
+        self._vault.ready(_people(batch))
         while True:
             try:
                 with self._connection.begin():
@@ -97,6 +103,8 @@ class Commit:
                 continue
             self._log.check_place()
             self._checkpoints.committed()
+            if any(isinstance(each.deed, Approve) for each in batch):
+                erasures.finish(self._connection, self._vault)
             assert self._tail is not None
             self.entries_total = self._tail.next_index
             return [positions.get(each.entry.id) or refused[each.entry.id] for each in batch]
@@ -125,6 +133,7 @@ class Commit:
         if claims.keys() & (judged.refused.keys() | performed.refused.keys()):
             raise _KeyUsedUp
         entries = judged.entries if not performed.effects else _with_effects(judged.entries, performed.effects)
+        entries = [self._vault.seal(entry) for entry in entries]
         blobs = {blob.digest: blob for each in taken for blob in each.blobs}
         positions = store.append(self._connection, entries, blobs.values(), tail=self._tail)
         self._admission.write(self._connection)
@@ -142,6 +151,16 @@ class Commit:
         self._admission.forget()
         with self._connection.begin():
             self._keys.recount(self._connection)
+
+
+def _people(batch: Batch) -> Iterator[tuple[str, str]]:
+    """Whose keys the batch needs: their tenants and names."""
+    for each in batch:
+        search = each.entry.search
+        for name, _ in each.entry.personal:
+            yield search.tenant or "", name
+        if each.entry.personal and search.principal is not None:
+            yield search.tenant or "", search.principal
 
 
 def _with_effects(entries: Sequence[Entry], effects: Mapping[str, Effect]) -> list[Entry]:

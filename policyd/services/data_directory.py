@@ -1,6 +1,7 @@
 """The directory that holds the log: one process writes it, others find that process.
 
-Files: ``audit.sqlite`` (the log) or ``origin`` (the name of the log in a database), ``lock`` (held by the writer, its
+Files: ``audit.sqlite`` (the log) or ``origin`` (the name of the log in a database), ``personal.key`` and
+``personal.sqlite`` (the keys of personal fields, when they are not elsewhere), ``lock`` (held by the writer, its
 process number inside), ``server.json`` (where the writer answers, when it is a server).
 
 Rules: the lock belongs to the kernel, so it ends with the process however that ends; forked children do not keep it;
@@ -10,6 +11,7 @@ an address whose writer is gone counts as none; only the owner of the directory 
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import time
 from contextlib import suppress
@@ -20,19 +22,24 @@ from weakref import WeakSet
 
 import orjson
 
+from audit.errors import KeyInvalid
+from audit.personal import KEY_FILE, Readable, Vault, open_wrapping_key
 from audit.stores import LogStore, SqliteStore
 from policyd.errors import AuditError, AuditLocked
 
+LOG_FILE: Final = "audit.sqlite"
 LOCK_TRIES: Final = 5
 LOCK_PAUSE_S: Final = 0.02
 SERVER_FILE_MAX_BYTES: Final = 4_096
+_log: Final = logging.getLogger(__name__)
 
 
 class DataDirectory:
     """A data directory. ``acquire`` or ``with`` makes this process its writer, and the directory when it is missing."""
 
-    def __init__(self, path: Path, store: LogStore | None = None) -> None:
+    def __init__(self, path: Path, store: LogStore | None = None, wrapping_key: Path | None = None) -> None:
         self.path = path
+        self.wrapping_key = wrapping_key or path / KEY_FILE
         self.store: LogStore = store or SqliteStore(self.log_path)
         self._lock: int | None = None
         _made.add(self)
@@ -40,7 +47,26 @@ class DataDirectory:
     @property
     def log_path(self) -> Path:
         """The SQLite file of the log, when it is in a file."""
-        return self.path / "audit.sqlite"
+        return self.path / LOG_FILE
+
+    def open_vault(self) -> Vault:
+        """The keys of personal fields, for the writer. Raises ``KeyInvalid`` or ``LogUnavailable``."""
+        engine = self.store.open_keys(write=True)
+        assert engine is not None
+        try:
+            return Vault(engine, self.wrapping_key)
+        except BaseException:
+            engine.dispose()
+            raise
+
+    def open_readable(self) -> Readable:
+        """The keys of personal fields, for whoever reads; none when they are not here, and the fields unreadable."""
+        try:
+            key = open_wrapping_key(self.wrapping_key, create=False)
+        except KeyInvalid as error:
+            _log.info("personal fields will not be readable: %s", error)
+            return Readable(None, None)
+        return Readable(self.store.open_keys(write=False), key)
 
     @property
     def locked(self) -> bool:

@@ -327,7 +327,10 @@ def recordable(made: Made, reservation: Reservation | None) -> Entry:
     """The log entry of a decision. Raises ``RequestError`` when the request is too long for one."""
     try:
         entry = entry_of(made)
-        if reservation is not None and len(entry.body) + CHARGE_MAX_BYTES * len(reservation.charges) > BODY_MAX_BYTES:
+        if (
+            reservation is not None
+            and entry.length_bytes + CHARGE_MAX_BYTES * len(reservation.charges) > BODY_MAX_BYTES
+        ):
             raise RecordInvalid(f"with its {len(reservation.charges)} charges it may pass {BODY_MAX_BYTES} bytes")
         return entry
     except RecordInvalid as error:

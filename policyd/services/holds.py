@@ -3,13 +3,13 @@
     placed (two persons, an entry) ──► in force ──lifted (two persons, an entry)──► lifted
 
 Rules: a hold is above retention and erasure; it covers a tenant, or one person of it; its id is that of the proposal
-that placed it; a hold that is lifted says no more whom it was about. The table comes from ``audit/migrations``.
+that placed it, whose entry says whom it is about. The table comes from ``audit/migrations``.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
@@ -29,6 +29,7 @@ from sqlalchemy import (
     update,
 )
 
+from audit.personal import Vault
 from audit.record import Entry, Kind, Search, encode
 from policyd.errors import NotFound, ProposalClosed
 from policyd.services.clock import rfc3339, uuid7
@@ -40,8 +41,7 @@ HOLDS: Final = Table(
     Column("id", LargeBinary, primary_key=True),
     Column("state", SmallInteger, nullable=False),
     Column("tenant", Text, nullable=False),
-    Column("subject", Text, nullable=True),
-    Column("reason", Text, nullable=False),
+    Column("token", Text, nullable=True),
     Column("time_us", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
@@ -54,44 +54,41 @@ HOLDS_MAX: Final = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """A hold. Without ``subject`` it covers all that belongs to the tenant."""
+    """A hold. ``token`` is what entries of the person are found by; without it, it covers all of the tenant."""
 
     id: str
     tenant: str
-    subject: str | None
-    reason: str
+    token: str | None
     time_us: int
 
-    def to_json(self) -> dict[str, Any]:
-        """As a document."""
-        told = {"tenant": self.tenant, "subject": self.subject, "reason": self.reason}
+    def to_json(self, document: Mapping[str, Any]) -> dict[str, Any]:
+        """As a document, with that of its proposal."""
+        told = {"tenant": self.tenant, "subject": document.get("subject"), "reason": document.get("reason")}
         return {"id": self.id, **told, "placed_at": rfc3339(self.time_us)}
 
 
-def place(connection: Connection, approved: Approved) -> Effect:
+def place(connection: Connection, approved: Approved, vault: Vault) -> Effect:
     """The action ``hold.place``."""
-    document = approved.proposal.document
+    tenant, subject = approved.proposal.tenant, approved.proposal.document.get("subject")
+    assert tenant is not None
     connection.execute(
         HOLDS.insert(),
         {
             "id": UUID(approved.proposal.id).bytes,
             "state": IN_FORCE,
-            "tenant": approved.proposal.tenant,
-            "subject": document.get("subject"),
-            "reason": document["reason"],
+            "tenant": tenant,
+            "token": None if subject is None else vault.token(tenant, subject),
             "time_us": approved.time_us,
         },
     )
     return Effect({"hold": approved.proposal.id}, (_entry(approved, approved.proposal.id, "placed"),))
 
 
-def lift(connection: Connection, approved: Approved) -> Effect:
+def lift(connection: Connection, approved: Approved, vault: Vault) -> Effect:
     """The action ``hold.lift``."""
     hold_id = approved.proposal.document["hold"]
     lifted = connection.execute(
-        update(HOLDS)
-        .where(HOLDS.c.id == UUID(hold_id).bytes, HOLDS.c.state == IN_FORCE)
-        .values(state=LIFTED, subject=None, reason="")
+        update(HOLDS).where(HOLDS.c.id == UUID(hold_id).bytes, HOLDS.c.state == IN_FORCE).values(state=LIFTED)
     ).rowcount
     if lifted != 1:
         raise ProposalClosed(f"hold {hold_id} was lifted before", remedy="look at the holds in force")
@@ -102,7 +99,7 @@ def holds_in_force(connection: Connection, *conditions: ColumnElement[bool]) -> 
     """The holds in force, oldest first."""
     query = select(HOLDS).where(HOLDS.c.state == IN_FORCE, *conditions).order_by(HOLDS.c.time_us, HOLDS.c.id)
     rows = connection.execute(query.limit(HOLDS_MAX))
-    return [Hold(str(UUID(bytes=row.id)), row.tenant, row.subject, row.reason, row.time_us) for row in rows]
+    return [Hold(str(UUID(bytes=row.id)), row.tenant, row.token, row.time_us) for row in rows]
 
 
 def hold_of(connection: Connection, hold_id: str) -> Hold:
@@ -113,9 +110,9 @@ def hold_of(connection: Connection, hold_id: str) -> Hold:
     return found[0]
 
 
-def holds_on(connection: Connection, tenant: str, subject: str) -> Sequence[Hold]:
+def holds_on(connection: Connection, tenant: str, token: str) -> Sequence[Hold]:
     """The holds in force that cover this person of this tenant."""
-    covered = or_(HOLDS.c.subject.is_(None), HOLDS.c.subject == subject)
+    covered = or_(HOLDS.c.token.is_(None), HOLDS.c.token == token)
     return holds_in_force(connection, HOLDS.c.tenant == tenant, covered)
 
 

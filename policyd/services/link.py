@@ -2,8 +2,8 @@
 
     frame = length (4 bytes, big-endian, of what follows) · kind (1 byte) · payload
       append   API process → writer   4 bytes length · JSON, a list an entry: ticket, kind, id, time, body length,
-                                      search, terms, blobs, claim, operation, deed · the bodies and blob contents, one
-                                      after the other
+                                      search, terms, blobs, claim, operation, deed, personal fields · the bodies
+                                      and blob contents, one after the other
       answers  writer → API process   JSON [[ticket, index, leaf hash, admission or null] or [ticket, code, detail]]
       told     either way             a JSON object
 
@@ -22,7 +22,7 @@ from typing import Any, Final
 import orjson
 
 from audit.errors import RecordInvalid
-from audit.record import Blob, Entry, Search, is_entry_id
+from audit.record import Blob, Entry, Personal, Search, is_entry_id
 from audit.store import Position
 from policyd.core.budgets import known_zone
 from policyd.errors import (
@@ -129,7 +129,18 @@ def _append_frame(submissions: Sequence[Ticketed]) -> bytes:
         claim = submission.claim
         claimed = claim and [claim.scope.hex(), claim.request.hex(), claim.now_us, claim.expires_us]
         asked = None if submission.operation is None else _operation_json(submission.operation)
-        table.append([*place, astuple(entry.search), entry.terms, blobs, claimed, asked, _deed_json(submission.deed)])
+        table.append(
+            [
+                *place,
+                astuple(entry.search),
+                entry.terms,
+                blobs,
+                claimed,
+                asked,
+                _deed_json(submission.deed),
+                _personal_json(entry.personal),
+            ]
+        )
         contents.append(entry.body)
         contents += [blob.content for blob in submission.blobs]
     head = orjson.dumps(table)
@@ -221,10 +232,10 @@ def _submissions(payload: bytes) -> Iterator[Ticketed]:
         at += length
         return payload[at - length : at]
 
-    for ticket, kind, entry_id, time_us, length, search, terms, blobs, claimed, asked, deed in table:
+    for ticket, kind, entry_id, time_us, length, search, terms, blobs, claimed, asked, deed, personal in table:
         if type(ticket) is not int:
             raise ValueError("a ticket is no number")
-        entry = Entry(kind, entry_id, time_us, take(length), Search(*search), _terms(terms))
+        entry = Entry(kind, entry_id, time_us, take(length), Search(*search), _terms(terms), _personal(personal))
         contents = tuple(Blob(digest, of, take(size), _terms(found)) for digest, of, size, found in blobs)
         claim = None if claimed is None else _claim(*claimed)
         operation = None if asked is None else _operation(asked)
@@ -241,6 +252,14 @@ def _claim(scope: str, request: str, now_us: int, expires_us: int) -> Claim:
 
 def _terms(pairs: Any) -> tuple[tuple[str, str], ...]:
     return tuple((name, value) for name, value in pairs)
+
+
+def _personal_json(personal: tuple[Personal, ...]) -> list[Any]:
+    return [[name, fields.decode()] for name, fields in personal]
+
+
+def _personal(pairs: list[Any]) -> tuple[Personal, ...]:
+    return tuple((name, fields.encode()) for name, fields in pairs)
 
 
 _DEEDS: Final[Mapping[str, type[Deed]]] = {"propose": Propose, "approve": Approve}

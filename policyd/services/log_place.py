@@ -7,8 +7,9 @@ It refuses: a database without the driver for it, which is an extra.
 from __future__ import annotations
 
 from audit.errors import LogUnavailable
+from audit.stores import SqliteStore
 from policyd.errors import ConfigError
-from policyd.services.data_directory import DataDirectory
+from policyd.services.data_directory import LOG_FILE, DataDirectory
 from policyd.settings import Settings
 
 ADDRESS_MAX_CHARS = 8_192
@@ -18,7 +19,8 @@ def directory_of(settings: Settings) -> DataDirectory:
     """The data directory, with the store of its log. Raises ``ConfigError``; reads a file and opens nothing."""
     file = settings.audit.database_url_file
     if file is None:
-        return DataDirectory(settings.data_dir)
+        store = SqliteStore(settings.data_dir / LOG_FILE, settings.audit.personal_keys_path)
+        return DataDirectory(settings.data_dir, store, settings.audit.personal_key_file)
     try:
         # Imported here because its driver takes an eighth of a second, and is not always installed.
         from audit.postgresql_store import PostgresqlStore
@@ -34,7 +36,8 @@ def directory_of(settings: Settings) -> DataDirectory:
         raise ConfigError(f"the file audit.database_url_file={file} cannot be read: {error}") from None
     try:
         deadline_ms = settings.audit.database_deadline_ms
-        store = PostgresqlStore(address, settings.data_dir / "origin", settings.audit.origin, deadline_ms=deadline_ms)
+        name = settings.data_dir / "origin"
+        database = PostgresqlStore(address, name, settings.audit.origin, deadline_ms=deadline_ms)
     except LogUnavailable as error:
         raise ConfigError(f"{file}: {error}") from None
-    return DataDirectory(settings.data_dir, store)
+    return DataDirectory(settings.data_dir, database, settings.audit.personal_key_file)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final, TypeVar, get_args
 
 from sqlalchemy import Connection
@@ -56,6 +57,7 @@ class LogReader:
             )
         try:
             self._engine = self._store.open_reader()
+            self._keys = directory.open_readable()
         except AuditFailure as error:
             raise AuditError(f"the log cannot be read: {error}") from error
 
@@ -75,23 +77,60 @@ class LogReader:
     ) -> Page:
         """Entries that match every filter, newest first; see ``audit.query``."""
         _check_words(filters)
-        return await self._read(
-            lambda connection: query.search(connection, filters, cursor, limit, kinds=kinds, within=within)
-        )
+
+        def read(connection: Connection) -> Page:
+            return query.search(connection, self._known_as(filters), cursor, limit, kinds=kinds, within=within)
+
+        return await self._read(lambda connection: self._page_opened(read(connection)))
 
     async def by_id(self, entry_id: str) -> Record:
         """The entry with this id."""
-        record = await self._read(lambda connection: query.by_id(connection, entry_id))
+        (record,) = await self.by_ids([entry_id])
         if record is None:
             raise NotFound(no_entry(entry_id), remedy=NO_ENTRY_REMEDY)
         return record
 
-    async def owner_of(self, entry_id: str) -> Owner:
-        """To whom the entry with this id belongs; it may be damaged all the same."""
-        owner = await self._read(lambda connection: query.owner_of(connection, entry_id))
+    async def by_ids(self, entry_ids: Sequence[str]) -> list[Record | None]:
+        """The entries with these ids, in one state of the log; None for one that is not there."""
+
+        def read(connection: Connection) -> list[Record | None]:
+            found = [query.by_id(connection, entry_id) for entry_id in entry_ids]
+            opened = iter(self._opened([record for record in found if record is not None]))
+            return [None if record is None else next(opened) for record in found]
+
+        return await self._read(read)
+
+    async def owner_of(self, entry_id: str, asker: str) -> Owner:
+        """To whom the entry with this id belongs; it may be damaged all the same. Its principal is told only to
+        ``asker``, when that is who it is."""
+
+        def read(connection: Connection) -> Owner | None:
+            owner = query.owner_of(connection, entry_id)
+            if owner is None or owner.principal is None or owner.principal == asker:
+                return owner
+            return replace(owner, principal=asker if owner.principal in self._keys.tokens(asker) else None)
+
+        owner = await self._read(read)
         if owner is None:
             raise NotFound(no_entry(entry_id), remedy=NO_ENTRY_REMEDY)
         return owner
+
+    async def knows(self, tenant: str | None, subject: str) -> bool:
+        """Whether entries of this person, of this tenant or of any, can be found and read."""
+        return await self._read(lambda _: self._keys.knows(tenant, subject))
+
+    def _opened(self, records: Sequence[Record]) -> tuple[Record, ...]:
+        fields = self._keys.fields([record.body for record in records])
+        pairs = zip(records, fields, strict=True)
+        return tuple(record if found is None else replace(record, personal=found) for record, found in pairs)
+
+    def _page_opened(self, page: Page) -> Page:
+        return Page(self._opened(page.items), page.next)
+
+    def _known_as(self, filters: Mapping[str, str]) -> query.Filters:
+        """The filters, with all that a principal is found by."""
+        name = filters.get("principal")
+        return filters if name is None else {**filters, "principal": (name, *self._keys.tokens(name))}
 
     async def blob(self, digest: str) -> bytes:
         """The sheet, revision or facts with this content address."""
@@ -114,7 +153,7 @@ class LogReader:
         _check_words(filters)
         return await self._read(
             lambda connection: report.count(
-                connection, tables, filters, read, after=after, rows_max=rows_max, within=within
+                connection, tables, self._known_as(filters), read, after=after, rows_max=rows_max, within=within
             )
         )
 
@@ -133,7 +172,7 @@ class LogReader:
     async def total(self, filters: Mapping[str, str], *, within: Sequence[Within] | None = None) -> int:
         """How many entries there are to count."""
         _check_words(filters)
-        return await self._read(lambda connection: report.total(connection, filters, within=within))
+        return await self._read(lambda connection: report.total(connection, self._known_as(filters), within=within))
 
     async def first_uses(
         self, filters: Mapping[str, str], from_index: int, *, within: Sequence[Within] | None = None
@@ -141,7 +180,9 @@ class LogReader:
         """One step of looking for first uses; see ``audit.report``."""
         _check_words(filters)
         return await self._read(
-            lambda connection: report.first_uses(connection, filters, from_index=from_index, within=within)
+            lambda connection: report.first_uses(
+                connection, self._known_as(filters), from_index=from_index, within=within
+            )
         )
 
     async def accounts(self, paths: Sequence[str], time_us: int) -> list[Account]:
@@ -167,6 +208,7 @@ class LogReader:
     async def close(self) -> None:
         """Close every connection."""
         await asyncio.to_thread(self._engine.dispose)
+        await asyncio.to_thread(self._keys.close)
 
     async def _read(self, read: Callable[[Connection], T]) -> T:
         return await asyncio.to_thread(self._read_now, read)

@@ -5,7 +5,8 @@
 
 Rules: a proposal names its action whole, by a digest over a document that never changes; whoever approves is another
 one than whoever proposed; a proposal is used once, and everything about that is judged again in the writer's
-transaction, where nobody comes between; what a row said of persons is gone when it is done. The table comes from
+transaction, where nobody comes between; what it says is in its entry alone, since that
+is where personal fields are encrypted. The table comes from
 ``audit/migrations``. It owns no transaction: ``policyd.services.commit`` does.
 It refuses: to approve what is done, expired, unknown, other than what was read, or one's own.
 """
@@ -13,7 +14,7 @@ It refuses: to approve what is done, expired, unknown, other than what was read,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 from uuid import UUID
 
@@ -33,7 +34,9 @@ from sqlalchemy import (
     update,
 )
 
-from audit.record import Entry
+from audit.personal import Vault
+from audit.query import Record, by_id
+from audit.record import Entry, digest
 from policyd.errors import NotFound, Overloaded, PolicydError, ProposalClosed, SamePerson
 
 PROPOSALS: Final = Table(
@@ -44,8 +47,6 @@ PROPOSALS: Final = Table(
     Column("action", Text, nullable=False),
     Column("tenant", Text, nullable=True),
     Column("digest", Text, nullable=False),
-    Column("document", Text, nullable=False),
-    Column("proposer", Text, nullable=False),
     Column("time_us", BigInteger, nullable=False),
     Column("expires_us", BigInteger, nullable=False),
     sqlite_with_rowid=False,
@@ -59,13 +60,11 @@ NO_PROPOSAL_REMEDY: Final = "take the id from `GET /v1/proposals` or `policyd ap
 
 @dataclass(frozen=True, slots=True)
 class Propose:
-    """Open a proposal under the id of its entry. ``document`` is JSON; ``tenant`` None concerns all of them."""
+    """Open a proposal under the id of its entry, which says what it is; ``tenant`` None concerns all of them."""
 
     action: str
     tenant: str | None
     digest: str
-    document: str
-    proposer: str
     expires_us: int
     open_max: int
 
@@ -84,7 +83,7 @@ Deed = Propose | Approve
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A proposal as it is kept."""
+    """A proposal as it is kept. ``document`` and ``proposer`` are those of its entry, as far as that can be read."""
 
     id: str
     state: int
@@ -115,8 +114,11 @@ class Effect:
     entries: tuple[Entry, ...] = ()
 
 
-Perform = Callable[[Connection, Approved], Effect]
-"""Does it, in the writer's transaction. Raises ``PolicydError`` before it has written anything."""
+Perform = Callable[[Connection, Approved, Vault], Effect]
+"""Does it, in the writer's transaction, with the keys of personal fields.
+
+Raises ``PolicydError`` before it has written anything.
+"""
 
 
 class Submitted(Protocol):
@@ -143,8 +145,9 @@ NOTHING: Final = Performed({}, {})
 class Deeds:
     """The proposals behind the writer's connection; ``actions`` by name."""
 
-    def __init__(self, actions: Mapping[str, Perform]) -> None:
+    def __init__(self, actions: Mapping[str, Perform], vault: Vault) -> None:
         self._actions = actions
+        self._vault = vault
 
     def judge(self, connection: Connection, batch: Iterable[Submitted]) -> Performed:
         """Open and perform what the batch brings, in its order."""
@@ -179,8 +182,6 @@ class Deeds:
                 "action": deed.action,
                 "tenant": deed.tenant,
                 "digest": deed.digest,
-                "document": deed.document,
-                "proposer": deed.proposer,
                 "time_us": entry.time_us,
                 "expires_us": deed.expires_us,
             },
@@ -188,34 +189,35 @@ class Deeds:
         return Effect({"proposal": entry.id, "digest": deed.digest})
 
     def _perform(self, connection: Connection, entry: Entry, deed: Approve) -> Effect:
-        proposal = stored(connection, deed.proposal)
-        if proposal is None:
+        row, record = stored(connection, deed.proposal), by_id(connection, deed.proposal)
+        if row is None or record is None:
             raise NotFound(f"there is no proposal {deed.proposal}", remedy=NO_PROPOSAL_REMEDY)
+        proposal = proposal_of(row, replace(record, personal=self._vault.fields(record.body)))
         check_open(proposal, deed.approver, deed.digest, entry.time_us)
         of_this = PROPOSALS.c.id == UUID(proposal.id).bytes
         # Another writer of the database may be approving it at this moment: the second one finds it done.
         closed = connection.execute(
-            update(PROPOSALS).where(of_this, PROPOSALS.c.state == OPEN).values(state=DONE, document="{}", proposer="")
+            update(PROPOSALS).where(of_this, PROPOSALS.c.state == OPEN).values(state=DONE)
         ).rowcount
         if closed != 1:
             raise ProposalClosed(f"proposal {proposal.id} was approved just before")
+        approved = Approved(proposal, entry.id, deed.approver, entry.time_us)
         try:
-            return self._actions[proposal.action](
-                connection, Approved(proposal, entry.id, deed.approver, entry.time_us)
-            )
+            return self._actions[proposal.action](connection, approved, self._vault)
         except PolicydError:
-            values = {"state": OPEN, "document": orjson.dumps(proposal.document).decode()}
-            connection.execute(update(PROPOSALS).where(of_this).values(**values, proposer=proposal.proposer))
+            connection.execute(update(PROPOSALS).where(of_this).values(state=OPEN))
             raise
 
 
-def check_open(proposal: Proposal, approver: str, digest: str | None, time_us: int) -> None:
+def check_open(proposal: Proposal, approver: str, read: str | None, time_us: int) -> None:
     """Raise ``ProposalClosed`` or ``SamePerson`` unless this person may approve it now."""
     if proposal.state != OPEN:
         raise ProposalClosed(f"proposal {proposal.id} was approved already, and is used up")
     if proposal.expires_us <= time_us:
         raise ProposalClosed(f"proposal {proposal.id} has expired; propose it again")
-    if digest is not None and digest != proposal.digest:
+    if digest_of(proposal.action, proposal.tenant, proposal.document) != proposal.digest:
+        raise ProposalClosed(f"proposal {proposal.id} can no longer be read; whom it is about was erased")
+    if read is not None and read != proposal.digest:
         raise ProposalClosed(
             f"proposal {proposal.id} is {proposal.digest}, and not what was read",
             remedy="read the proposal again, and approve what it says",
@@ -224,13 +226,26 @@ def check_open(proposal: Proposal, approver: str, digest: str | None, time_us: i
         raise SamePerson(f"{approver!r} has proposed {proposal.id}, so another person must approve it")
 
 
-def stored(connection: Connection, proposal_id: str) -> Proposal | None:
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What the table knows of a proposal."""
+
+    id: str
+    state: int
+    action: str
+    tenant: str | None
+    digest: str
+    time_us: int
+    expires_us: int
+
+
+def stored(connection: Connection, proposal_id: str) -> Row | None:
     """The proposal with this id."""
     row = connection.execute(select(PROPOSALS).where(PROPOSALS.c.id == UUID(proposal_id).bytes)).one_or_none()
-    return None if row is None else _proposal(row)
+    return None if row is None else _row(row)
 
 
-def waiting(connection: Connection, time_us: int, limit: int) -> Sequence[Proposal]:
+def waiting(connection: Connection, time_us: int, limit: int) -> Sequence[Row]:
     """The proposals that may be approved at this time, oldest first."""
     rows = connection.execute(
         select(PROPOSALS)
@@ -238,11 +253,22 @@ def waiting(connection: Connection, time_us: int, limit: int) -> Sequence[Propos
         .order_by(PROPOSALS.c.time_us, PROPOSALS.c.id)
         .limit(limit)
     )
-    return [_proposal(row) for row in rows]
+    return [_row(row) for row in rows]
 
 
-def _proposal(row: Any) -> Proposal:
-    names = ("state", "action", "tenant", "digest")
-    kept = {name: getattr(row, name) for name in names}
-    times = {"proposer": row.proposer, "time_us": row.time_us, "expires_us": row.expires_us}
-    return Proposal(id=str(UUID(bytes=row.id)), document=orjson.loads(row.document), **kept, **times)
+def proposal_of(row: Row, record: Record) -> Proposal:
+    """A proposal, whole: what its entry says with what the table knows."""
+    body = record.document()
+    document, proposer = body.get("document", {}), body["principal"]
+    names = ("id", "state", "action", "tenant", "digest", "time_us", "expires_us")
+    return Proposal(document=document, proposer=proposer, **{name: getattr(row, name) for name in names})
+
+
+def digest_of(action: str, tenant: str | None, document: Mapping[str, Any]) -> str:
+    """What names a proposal: over all that it says."""
+    return digest(orjson.dumps([action, tenant, document], option=orjson.OPT_SORT_KEYS))
+
+
+def _row(row: Any) -> Row:
+    names = ("state", "action", "tenant", "digest", "time_us", "expires_us")
+    return Row(str(UUID(bytes=row.id)), *(getattr(row, name) for name in names))

@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
-from audit.record import Blob, Entry, Search, encode
+from audit.record import Blob, Entry, Search, encode, personal
 from audit.store import Position
 from policyd.errors import NotFound, PolicydError
 from policyd.services.clock import Now, now_us, random_16, rfc3339, uuid7
@@ -80,21 +80,20 @@ class Refusals:
         time_us = self.now()
         entry_id = uuid7(time_us)
         body = {
-            "v": 1,
+            "v": 2,
             "kind": "refusal",
             "id": entry_id,
             "time": rfc3339(time_us),
-            "principal": who,
             "outcome": "error",
             "code": code,
-            "detail": detail[:2_000],
             **told,
         }
+        about = (personal(who[:256], {"principal": who, "detail": detail[:2_000]}),)
         search = Search(
             principal=who[:256], outcome="error", denied_by=code, mode="enforce", request_id=told.get("request_id")
         )
         try:
-            await self.log.submit(Entry("refusal", entry_id, time_us, encode(body, random_16()), search))
+            await self.log.submit(Entry("refusal", entry_id, time_us, encode(body, random_16()), search, (), about))
         except PolicydError as fault:
             _log.error("a refusal (%s) could not be recorded: %s", code, fault.detail)
 

@@ -52,7 +52,7 @@ async def replay(log: Blobs, entry_id: str) -> Replayed:
     record = await log.by_id(entry_id)
     if record.kind not in DECISION_KINDS:
         raise NotFound(f"{entry_id} is a {record.kind}, not a decision")
-    body = orjson.loads(record.body)
+    body = record.document()
     if record.kind != "decision":
         return Replayed(record, body, None)
     sheet = sheet_from_content(await log.blob(body["sheet"]))

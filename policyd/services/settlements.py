@@ -19,7 +19,7 @@ from typing import Any, Final, Protocol
 import orjson
 
 from audit.query import Record
-from audit.record import Entry, Kind, Search, encode
+from audit.record import Entry, Kind, Search, encode, personal
 from policyd.core.budgets import ORGANISATION
 from policyd.core.cost import Pricing, request_cost_micro_usd
 from policyd.core.principal import Principal
@@ -36,7 +36,7 @@ from policyd.services.commit import AdmittedPosition
 from policyd.services.decisions import Log
 from policyd.services.reservations import request_gpu_ms
 
-RECORD_VERSION: Final = 1
+RECORD_VERSION: Final = 2
 REMEMBERED_SHEETS_MAX: Final = 256
 
 
@@ -95,7 +95,7 @@ class Settlements:
     async def _reserved(self, decision_id: str) -> dict[str, Any]:
         """The body of a decision that has reserved."""
         record = await self.reader.by_id(decision_id)
-        body: dict[str, Any] = orjson.loads(record.body)
+        body = record.document()
         if record.kind != "decision" or "postings" not in body.get("admission", {}):
             raise NotFound(f"decision {decision_id} has reserved nothing", remedy="settle what has a reservation")
         return body
@@ -148,13 +148,13 @@ class Settlements:
             "id": entry_id,
             "time": rfc3339(time_us),
             "decision": body["id"],
-            "principal": principal.name,
             "request_id": request_id,
             "scope": list(scope.values()),
             **told,
         }
         search = Search(**scope, principal=principal.name, pool=told.get("pool"), request_id=request_id)
-        entry = Entry(kind, entry_id, time_us, encode(fields, os.urandom(16)), search)
+        about = (personal(principal.name, {"principal": principal.name}),)
+        entry = Entry(kind, entry_id, time_us, encode(fields, os.urandom(16)), search, (), about)
         position = await self.log.submit(entry, (), None, operation)
         assert isinstance(position, AdmittedPosition)
         return answer_json(body["id"], position, fields, self.origin)

@@ -11,14 +11,14 @@ It refuses: ``local``, whoever that is, and the same name twice.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
-import orjson
 from sqlalchemy import Connection
 
-from audit.record import Entry, Kind, Search, digest, encode, is_entry_id
+from audit.query import Record
+from audit.record import Entry, Kind, Personal, Search, encode, is_entry_id, personal
 from audit.store import Position
 from policyd.core.principal import LOCAL, Principal
 from policyd.errors import Forbidden, NotFound
@@ -27,11 +27,12 @@ from policyd.services.actions import ACTIONS, Action
 from policyd.services.clock import Now, now_us, rfc3339, uuid7
 from policyd.services.commit import AdmittedPosition
 from policyd.services.decisions import SnapshotNow
-from policyd.services.proposals import NO_PROPOSAL_REMEDY, Approve, Deed, Proposal, Propose
+from policyd.services.proposals import NO_PROPOSAL_REMEDY, Approve, Deed, Proposal, Propose, digest_of
 
 T = TypeVar("T")
-RECORD_VERSION: Final = 1
+RECORD_VERSION: Final = 2
 LISTED_MAX: Final = 1_000
+_ABOUT: Final = ("subject", "nonce")
 
 
 class Log(Protocol):
@@ -41,9 +42,15 @@ class Log(Protocol):
 
 
 class Reader(Protocol):
-    """The reading side of the log's database."""
+    """The reading side of the log, as far as two persons need it."""
 
     async def read(self, read: Callable[[Connection], T]) -> T: ...
+
+    async def by_id(self, entry_id: str) -> Record: ...
+
+    async def by_ids(self, entry_ids: Sequence[str]) -> list[Record | None]: ...
+
+    async def knows(self, tenant: str | None, subject: str) -> bool: ...
 
 
 @dataclass
@@ -66,14 +73,27 @@ class TwoPersons:
         time_us = self.now()
         entry_id = uuid7(time_us)
         whole = {**document, "nonce": os.urandom(16).hex()}
-        named = digest(orjson.dumps([action, tenant, whole], option=orjson.OPT_SORT_KEYS))
+        named = digest_of(action, tenant, whole)
         expires_us = time_us + self.ttl_ms * 1_000
-        told = {"action": action, "digest": named, "document": whole, "expires": rfc3339(expires_us)}
-        entry = self._entry("proposal", entry_id, time_us, tenant, principal, request_id, told)
-        deed = Propose(action, tenant, named, orjson.dumps(whole).decode(), principal.name, expires_us, self.open_max)
+        said, about = _apart(whole)
+        told = {"action": action, "digest": named, "document": said, "expires": rfc3339(expires_us)}
+        entry = self._entry("proposal", entry_id, time_us, tenant, principal, request_id, told, about)
+        deed = Propose(action, tenant, named, expires_us, self.open_max)
         position = await self.log.submit(entry, deed=deed)
         proposal = Proposal(entry_id, proposals.OPEN, action, tenant, named, whole, principal.name, time_us, expires_us)
         return {**proposal_json(proposal), "audit": self._place(position)}
+
+    async def propose_erasure(
+        self, tenant: str | None, subject: str, reason: str, principal: Principal, request_id: str
+    ) -> dict[str, Any]:
+        """As ``propose``, for a person of whom something is kept. Raises ``NotFound`` when nothing is."""
+        self._require(ACTIONS["erasure"], "propose", tenant, principal)
+        if not await self.reader.knows(tenant, subject):
+            raise NotFound(
+                f"nothing is kept of {subject!r}" + ("" if tenant is None else f" of tenant {tenant!r}"),
+                remedy="name the principal as the log does, such as token:ana or oidc:4711",
+            )
+        return await self.propose("erasure", tenant, {"subject": subject, "reason": reason}, principal, request_id)
 
     async def approve(
         self, proposal_id: str, principal: Principal, request_id: str, read: str | None = None
@@ -98,25 +118,31 @@ class TwoPersons:
         """The proposal with this id. Raises ``NotFound``, also for who may not see it."""
         if not is_entry_id(proposal_id):
             raise NotFound(f"{proposal_id[:100]!r} is no id of a proposal", remedy=NO_PROPOSAL_REMEDY)
-        found = await self.reader.read(lambda connection: proposals.stored(connection, proposal_id))
+        row = await self.reader.read(lambda connection: proposals.stored(connection, proposal_id))
         missing = f"there is no proposal {proposal_id}"
-        if found is None:
+        if row is None:
             raise NotFound(missing, remedy=NO_PROPOSAL_REMEDY)
-        if not self._sees(principal, found):
+        if not self._sees(principal, row):
             raise NotFound(missing, remedy=NO_PROPOSAL_REMEDY, truth=f"proposal {proposal_id} was asked for")
-        return found
+        return proposals.proposal_of(row, await self.reader.by_id(proposal_id))
 
     async def waiting(self, principal: Principal) -> list[Proposal]:
         """The open proposals that this principal may see, oldest first."""
         time_us = self.now()
         found = await self.reader.read(lambda connection: proposals.waiting(connection, time_us, LISTED_MAX))
-        return [proposal for proposal in found if self._sees(principal, proposal)]
+        seen = [row for row in found if self._sees(principal, row)]
+        records = await self.reader.by_ids([row.id for row in seen])
+        pairs = zip(seen, records, strict=True)
+        return [proposals.proposal_of(row, record) for row, record in pairs if record is not None]
 
-    async def holds_in_force(self, principal: Principal) -> list[holds.Hold]:
+    async def holds_in_force(self, principal: Principal) -> list[dict[str, Any]]:
         """The holds in force of the tenants whose log this principal may read."""
         entitled = self.snapshots.current().entitlements
         found = await self.reader.read(holds.holds_in_force)
-        return [hold for hold in found if principal.permitted(entitled, "audit", "read", hold.tenant)]
+        seen = [hold for hold in found if principal.permitted(entitled, "audit", "read", hold.tenant)]
+        records = await self.reader.by_ids([hold.id for hold in seen])
+        documents = [{} if record is None else record.document().get("document", {}) for record in records]
+        return [hold.to_json(document) for hold, document in zip(seen, documents, strict=True)]
 
     async def hold(self, hold_id: str, principal: Principal) -> holds.Hold:
         """The hold with this id. Raises ``NotFound``, also for who may not see it."""
@@ -128,7 +154,7 @@ class TwoPersons:
             raise NotFound(f"no hold {hold_id} is in force", remedy="take the id from the list of holds", truth=truth)
         return found
 
-    def _sees(self, principal: Principal, proposal: Proposal) -> bool:
+    def _sees(self, principal: Principal, proposal: proposals.Row) -> bool:
         """Whoever may propose or approve such a thing, or read the log that has it."""
         action = ACTIONS.get(proposal.action)
         if action is None:
@@ -164,22 +190,33 @@ class TwoPersons:
         principal: Principal,
         request_id: str,
         told: Mapping[str, Any],
+        about: tuple[Personal, ...] = (),
     ) -> Entry:
         fields = {
             "v": RECORD_VERSION,
             "kind": kind,
             "id": entry_id,
             "time": rfc3339(time_us),
-            "principal": principal.name,
             "request_id": request_id,
             **({} if tenant is None else {"scope": [tenant, None, None]}),
             **told,
         }
+        who = personal(principal.name, {"principal": principal.name})
         search = Search(tenant=tenant, principal=principal.name, request_id=request_id)
-        return Entry(kind, entry_id, time_us, encode(fields, os.urandom(16)), search)
+        return Entry(kind, entry_id, time_us, encode(fields, os.urandom(16)), search, (), (who, *about))
 
     def _place(self, position: Position) -> dict[str, Any]:
         return {"log": self.origin, "index": position.index, "leaf_hash": position.leaf_hash.hex()}
+
+
+def _apart(document: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[Personal, ...]]:
+    """What a document says of no person, and what it says of one: the name, and what makes the digest no guess."""
+    subject = document.get("subject")
+    if subject is None:
+        return dict(document), ()
+    about = {name: document[name] for name in _ABOUT}
+    rest = {name: value for name, value in document.items() if name not in _ABOUT}
+    return rest, (personal(subject, {"document": about}),)
 
 
 def proposal_json(proposal: Proposal) -> dict[str, Any]:

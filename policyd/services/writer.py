@@ -22,6 +22,7 @@ from queue import Empty, SimpleQueue
 from typing import Final, Protocol
 
 from audit.errors import AuditFailure, LogLocked
+from audit.personal import Vault
 from audit.store import Durability
 from audit.stores import OpenLog
 from policyd.errors import AuditError, AuditLocked, PolicydError
@@ -74,6 +75,7 @@ class Writer:
         self._thread: threading.Thread | None = None
         self._log: OpenLog | None = None
         self._commit: Commit | None = None
+        self._vault: Vault | None = None
         self._created = False
         self._answered_entries = 0
         self.entries_total = 0
@@ -143,7 +145,14 @@ class Writer:
         try:
             self._log = self._directory.store.open_writer(self._durability, None if self._created else self.origin)
             files = LogFiles.within(self._directory.path)
-            self._commit = Commit(self._log, files, keys_max=limits.keys_max, answered_entries=self._answered_entries)
+            self._vault = self._directory.open_vault()
+            self._commit = Commit(
+                self._log,
+                files,
+                keys_max=limits.keys_max,
+                answered_entries=self._answered_entries,
+                vault=self._vault,
+            )
             self.origin = self._log.origin
             self.entries_total = self._commit.entries_total
             self._created = True
@@ -153,8 +162,11 @@ class Writer:
 
     def _shut(self) -> None:
         log, self._log, self._commit = self._log, None, None
+        vault, self._vault = self._vault, None
         if log is not None:
             log.close()
+        if vault is not None:
+            vault.close()
 
     def _write(self, batch: Batch) -> list[Outcome]:
         assert self._commit is not None

@@ -23,7 +23,9 @@ WORKLOAD = {"workload": {"tenant": "eu-bank", "project": "support-chat", "model"
 
 def environment(repository: Path, address_file: Path) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("POLICYD_")}
-    return {**kept, "PYTHONPATH": str(repository), "POLICYD_AUDIT__DATABASE_URL_FILE": str(address_file)}
+    # Replicas on one database share the key that wraps those of personal fields.
+    shared = {"POLICYD_AUDIT__PERSONAL_KEY_FILE": str(address_file.with_name("personal.key"))}
+    return {**kept, **shared, "PYTHONPATH": str(repository), "POLICYD_AUDIT__DATABASE_URL_FILE": str(address_file)}
 
 
 @contextmanager

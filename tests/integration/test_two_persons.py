@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ import psycopg
 import pytest
 from sqlalchemy import select
 
+from audit.personal import opened
 from audit.stores import SqliteStore
 from audit.tables import BODY
 from policyd.client import Client
@@ -53,8 +53,10 @@ class Office:
         return self.post(name, f"/v1/proposals/{proposal}/approval", body)
 
     def bodies(self, *kinds: str) -> list[dict[str, Any]]:
-        with self.server.parts.reader._engine.connect() as connection:
-            every = [json.loads(body) for (body,) in connection.execute(select(BODY.c.body).order_by(BODY.c.index))]
+        reader = self.server.parts.reader
+        with reader._engine.connect() as connection:
+            raw = list(connection.execute(select(BODY.c.body).order_by(BODY.c.index)).scalars())
+        every = [opened(body, fields) for body, fields in zip(raw, reader._keys.fields(raw), strict=True)]
         return [body for body in every[self.began :] if not kinds or body.get("kind") in kinds]
 
 
@@ -63,6 +65,7 @@ PERSONS = (
     {"name": "ben", "grants": [granted("privacy", tenant="eu-bank")]},
     {"name": "lab", "grants": [granted("privacy", tenant="nordic-lab")]},
     {"name": "dev", "grants": [granted("developer", tenant="eu-bank")]},
+    {"name": "eva", "grants": [granted("privacy")]},
     {"name": "eye", "grants": [granted("auditor")]},
 )
 

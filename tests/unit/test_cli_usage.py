@@ -52,6 +52,7 @@ def test_the_commands_are_those_of_the_contract() -> None:
             "audit hold place",
             "audit hold lift",
             "audit hold list",
+            "audit erase",
         ),
     }
 
