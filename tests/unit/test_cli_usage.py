@@ -43,7 +43,16 @@ def test_the_commands_are_those_of_the_contract() -> None:
         *("serve", "decide", "explain", "simulate", "break-even", "doctor", "demo"),
         *("pool list", "pool show", "fleet check", "fleet import", "policy check", "policy test", "policy init"),
         *("config show", "config schema", "audit search", "audit show", "audit report", "token new"),
-        *("budget list", "budget show", "audit verify", "audit receipt", "audit export", "audit rotate-key"),
+        *(
+            "budget list",
+            "budget show",
+            "budget set",
+            "budget report",
+            "audit verify",
+            "audit receipt",
+            "audit export",
+            "audit rotate-key",
+        ),
         *(
             "audit backup",
             "audit restore",
