@@ -187,7 +187,7 @@ def test_a_server_that_says_nothing_is_given_up_at_the_deadline(source: Callable
         began = time.monotonic()
         with pytest.raises(SourceUnreachable, match="did not answer within 1500 ms and was given up"):
             source(f"http://127.0.0.1:{silent.getsockname()[1]}/x.git", deadline_ms=1_500).read(None)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20
         thread.join(5)
         taken[0].settimeout(5)
         while taken[0].recv(65_536):  # the child is gone, so its side is closed
