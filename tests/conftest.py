@@ -17,8 +17,12 @@ from typing import TYPE_CHECKING, TypeVar
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.fault_table import counted, pytest_runtest_setup, pytest_terminal_summary
+
 if TYPE_CHECKING:
     from tests.postgresql_server import PostgresqlServer
+
+__all__ = ["counted", "pytest_runtest_setup", "pytest_terminal_summary"]  # fixtures and hooks of every test
 
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 

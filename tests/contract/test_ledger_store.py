@@ -199,6 +199,7 @@ def test_ledger_time_does_not_go_back_over_a_restart(book: Book, engine: Engine)
     assert book(asked(2, 1)).time_us == before
 
 
+@pytest.mark.fault("1,000 reservations for room of 100")
 def test_a_thousand_at_once_and_room_for_a_hundred(book: Book) -> None:
     limit = Limit("crowd", "micro_usd", "month", 500)
     admitted = 0
@@ -211,6 +212,7 @@ def test_a_thousand_at_once_and_room_for_a_hundred(book: Book) -> None:
         assert len(book.connection.execute(select(HOLD)).all()) == 100
 
 
+@pytest.mark.fault("1,000 reservations for room of 100, two replicas")
 def test_many_writers_at_once_and_room_for_a_hundred(engine: Engine) -> None:
     """Two replicas on one database; a file has one writer, and it meets the same crowd alone."""
     limits = Limit("crowd", "micro_usd", "month", 500), Limit("*", "micro_usd", "total", 10_000)

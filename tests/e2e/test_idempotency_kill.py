@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from tests.e2e.test_serve_kill import served
+from tests.killed_server import served
 
 CALLERS = 16
 BODY = json.dumps(

@@ -1,26 +1,28 @@
 """SIGKILL under a load of reservations, settlements and voids: no hold is unaccounted for, and the log folds into the
-balances. A few rounds normally, 200 with ``--long``; all of them on one data directory."""
+balances, on both stores. A few rounds normally, 200 with ``--long``; all of them on one log."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import select
+from sqlalchemy import Engine, select
 
 from audit import store
+from audit.postgresql_store import PostgresqlStore
 from audit.tables import BODY
 from policyd.ledger.rows import account_of, charges_of, hold_id
 from policyd.ledger.rules import STATES
 from policyd.ledger.tables import ACCOUNT, HOLD
 from policyd.services.admission import postings_of
-from tests.e2e.test_serve_kill import WORKLOAD, served, wait_for
+from tests.fault_table import Counted
+from tests.killed_server import WORKLOAD, killed_under_load
 
 CALLERS = 32
 USAGE = {"input_tokens": 500, "output_tokens": 20}
@@ -60,9 +62,8 @@ class Spenders:
         assert not self._thread.is_alive(), "a caller hangs"
 
 
-def check(data: Path, answered: dict[str, str]) -> None:
+def check(engine: Engine, answered: dict[str, str]) -> None:
     """Every answer is kept, every hold is recorded, and balances are both the sum of holds and the end of the log."""
-    engine = store.open_sqlite_reader(data / "audit.sqlite")
     with engine.connect() as connection:
         holds = {hold_id(row): row for row in connection.execute(select(HOLD))}
         accounts = {row.number: account_of(row) for row in connection.execute(select(ACCOUNT))}
@@ -90,17 +91,40 @@ def check(data: Path, answered: dict[str, str]) -> None:
         assert state == "held" or STATES[holds[id].state] == state
 
 
-@pytest.mark.parametrize("rounds", [2, pytest.param(200, marks=pytest.mark.long)])
-def test_no_hold_is_lost_and_none_is_unaccounted_for(rounds: int, tmp_path: Path, repository: Path) -> None:
-    data = tmp_path / "data"
+def kill_rounds(
+    data: Path, repository: Path, rounds: int, open_reader: Callable[[], Engine], counted: Counted, **settings: str
+) -> None:
     answered: dict[str, str] = {}
     for nth in range(rounds):
-        with served(data, repository) as (process, address):
-            load = Spenders(address)
-            wait_for(load, 60 + 7 * (nth % 5))
-            process.send_signal(signal.SIGKILL)
-            process.wait(30)
-            load.join()
+        load = killed_under_load(data, repository, Spenders, 60 + 7 * (nth % 5), settings=settings)
         answered |= load.answered
-        check(data, answered)
+        check(open_reader(), answered)
     assert len(answered) >= 60 * rounds
+    counted("rounds", rounds)
+    counted("acknowledged", len(answered))
+    counted("lost", 0)
+    counted("unaccounted", 0)
+
+
+ROUNDS = pytest.mark.parametrize("rounds", [2, pytest.param(200, marks=pytest.mark.long)])
+
+
+@pytest.mark.fault("SIGKILL under reservations, settlements and voids (SQLite)")
+@ROUNDS
+def test_no_hold_is_lost_and_none_is_unaccounted_for(
+    rounds: int, tmp_path: Path, repository: Path, counted: Counted
+) -> None:
+    data = tmp_path / "data"
+    kill_rounds(data, repository, rounds, lambda: store.open_sqlite_reader(data / "audit.sqlite"), counted)
+
+
+@pytest.mark.fault("SIGKILL under reservations, settlements and voids (PostgreSQL)")
+@ROUNDS
+def test_on_postgresql_no_hold_is_lost_and_none_is_unaccounted_for(
+    rounds: int, database: str, tmp_path: Path, repository: Path, counted: Counted
+) -> None:
+    address_file = tmp_path / "database-url"
+    address_file.write_text(database)
+    reader = PostgresqlStore(database, tmp_path / "none")
+    settings = {"POLICYD_AUDIT__DATABASE_URL_FILE": str(address_file)}
+    kill_rounds(tmp_path / "data", repository, rounds, reader.open_reader, counted, **settings)

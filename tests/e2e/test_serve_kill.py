@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,34 +16,9 @@ import httpx
 
 from policyd.services.data_directory import DataDirectory
 from policyd.services.log_reader import LogReader
+from tests.killed_server import COMMAND, WORKLOAD, killed_under_load, served, wait_for
 
-COMMAND = [sys.executable, "-c", "from policyd.cli.main import main; main()", "serve", "--port", "0", "--data-dir"]
 IN_FLIGHT = 64
-WORKLOAD = {"workload": {"tenant": "eu-bank", "project": "support-chat", "model": "llama-3.1-70b-instruct"}}
-
-
-@contextmanager
-def served(data: Path, repository: Path, *flags: str) -> Generator[tuple[subprocess.Popen[str], str], None, None]:
-    """The process and its address, once it says that it is ready."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("POLICYD_")}
-    environment["PYTHONPATH"] = str(repository)
-    process = subprocess.Popen(
-        [*COMMAND, str(data), *flags],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-        cwd=data.parent,
-    )
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        found = re.search(r"https?://\S+", line)
-        assert found, process.communicate(timeout=10)
-        yield process, found[0]
-    finally:
-        process.kill()
-        process.communicate(timeout=30)
 
 
 class Load:
@@ -83,13 +54,6 @@ class Load:
         assert not self._thread.is_alive(), "a caller hangs"
 
 
-def wait_for(load: Load, count: int) -> None:
-    ends = time.monotonic() + 60
-    while len(load.answered) < count:
-        assert time.monotonic() < ends
-        time.sleep(0.01)
-
-
 def check_logged(data: Path, answered: list[dict[str, Any]]) -> None:
     async def read() -> None:
         reader = await LogReader.open(DataDirectory(data))
@@ -104,12 +68,7 @@ def check_logged(data: Path, answered: list[dict[str, Any]]) -> None:
 
 def test_every_answered_decision_survives_a_kill(tmp_path: Path, repository: Path) -> None:
     data = tmp_path / "data"
-    with served(data, repository) as (process, address):
-        load = Load(address)
-        wait_for(load, 200)
-        process.send_signal(signal.SIGKILL)
-        process.wait(30)
-        load.join()
+    load = killed_under_load(data, repository, Load, 200)
     assert load.refused == []
     check_logged(data, load.answered)
     with served(data, repository) as (_, address):

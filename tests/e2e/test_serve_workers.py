@@ -16,8 +16,9 @@ import httpx
 import orjson
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.e2e.test_serve_kill import WORKLOAD, check_logged, children, served
+from tests.e2e.test_serve_kill import check_logged, children
 from tests.integration.test_api_identity import Tls, bearer, granted, tokens_file
+from tests.killed_server import WORKLOAD, served
 
 WAIT_S = 60
 

@@ -11,8 +11,8 @@ import httpx
 import orjson
 import pytest
 
-from tests.e2e.test_serve_kill import served
 from tests.integration.test_api_identity import bearer, granted, tokens_file
+from tests.killed_server import served
 
 MODEL = "llama-3.1-70b-instruct"
 ABSENT = "01990000-0000-7000-8000-000000000000"

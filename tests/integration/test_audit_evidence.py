@@ -359,6 +359,7 @@ def test_a_sample_of_flipped_bytes_in_the_database_is_noticed(tmp_path: Path) ->
     flip_all(tmp_path, random.Random(4).sample(places, 60), 0x20)
 
 
+@pytest.mark.fault("every byte of a log flipped")
 @pytest.mark.long
 def test_every_flipped_byte_in_the_database_is_noticed(tmp_path: Path) -> None:
     signed_often(tmp_path)

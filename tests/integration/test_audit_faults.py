@@ -21,6 +21,7 @@ from policyd.errors import AuditError
 from policyd.services.committer import Committer
 from policyd.services.data_directory import DataDirectory
 from policyd.services.writer import CommitLimits
+from tests.fault_table import Counted
 
 IN_FLIGHT = 64
 
@@ -66,7 +67,7 @@ def recorded_ids(path: Path) -> set[str]:
         engine.dispose()
 
 
-def kill_rounds(path: Path, repository: Path, rounds: int) -> None:
+def kill_rounds(path: Path, repository: Path, rounds: int, counted: Counted) -> None:
     answered: set[str] = set()
     for turn in range(rounds):
         command = [sys.executable, "-c", WRITER, str(path), f"{turn:04x}"]
@@ -80,16 +81,23 @@ def kill_rounds(path: Path, repository: Path, rounds: int) -> None:
         now_answered = {line.decode() for line in heard.split(b"\n")[:-1]}
         assert len(now_answered) >= IN_FLIGHT
         answered |= now_answered
-        assert answered <= recorded_ids(path / "audit.sqlite")
+        if turn % 20 == 0 or turn == rounds - 1:
+            lost = answered - recorded_ids(path / "audit.sqlite")
+            assert lost == set()
+    counted("rounds", rounds)
+    counted("acknowledged", len(answered))
+    counted("lost", len(lost))
 
 
-def test_every_answered_entry_survives_kill(tmp_path: Path, repository: Path) -> None:
-    kill_rounds(tmp_path, repository, rounds=3)
+@pytest.mark.fault("SIGKILL of the writer (SQLite)")
+def test_every_answered_entry_survives_kill(tmp_path: Path, repository: Path, counted: Counted) -> None:
+    kill_rounds(tmp_path, repository, rounds=3, counted=counted)
 
 
+@pytest.mark.fault("SIGKILL of the writer (SQLite)")
 @pytest.mark.long
-def test_every_answered_entry_survives_many_kills(tmp_path: Path, repository: Path) -> None:
-    kill_rounds(tmp_path, repository, rounds=40)
+def test_every_answered_entry_survives_many_kills(tmp_path: Path, repository: Path, counted: Counted) -> None:
+    kill_rounds(tmp_path, repository, rounds=200, counted=counted)
 
 
 @pytest.fixture
@@ -136,6 +144,7 @@ async def recovered(committer: Committer) -> None:
     raise AssertionError(committer.fault)
 
 
+@pytest.mark.fault("ENOSPC: a full file system")
 def test_a_full_disk_is_an_error_until_there_is_room_again(small_disk: Path) -> None:
     async def scenario() -> tuple[set[str], Path]:
         with DataDirectory(small_disk / "data") as directory:
@@ -244,10 +253,12 @@ def check_fault(path: Path, repository: Path, fault: str, environment: dict[str,
     assert set(report["answered"]) <= recorded_ids(data / "audit.sqlite")
 
 
+@pytest.mark.fault("EFBIG: a file that may not grow")
 def test_a_file_that_may_not_grow_is_an_error_until_it_may(tmp_path: Path, repository: Path) -> None:
     check_fault(tmp_path, repository, "size", {})
 
 
+@pytest.mark.fault("EIO from fsync")
 def test_a_disk_that_fails_to_sync_is_an_error_until_it_works(tmp_path: Path, repository: Path) -> None:
     compiler = shutil.which("cc")
     if compiler is None:

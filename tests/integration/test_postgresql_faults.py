@@ -26,6 +26,7 @@ from policyd.services.committer import Committer
 from policyd.services.data_directory import DataDirectory
 from policyd.services.idempotency import Claim, scope_of
 from policyd.services.writer import CommitLimits
+from tests.fault_table import Counted
 from tests.postgresql_server import PostgresqlServer
 
 IN_FLIGHT = 64
@@ -87,7 +88,7 @@ async def load(committer: Committer, answered: set[str], failed: set[str], until
     await asyncio.gather(*map(caller, range(IN_FLIGHT)))
 
 
-def kill_database(server: PostgresqlServer, database: str, path: Path, rounds: int) -> None:
+def kill_database(server: PostgresqlServer, database: str, path: Path, rounds: int, counted: Counted) -> None:
     answered: set[str] = set()
     failed: set[str] = set()
 
@@ -112,22 +113,28 @@ def kill_database(server: PostgresqlServer, database: str, path: Path, rounds: i
 
     asyncio.run(scenario())
     found = recorded_ids(database)
-    assert answered <= found
+    lost = answered - found
+    assert lost == set()
     assert failed
     assert found <= answered | failed
+    counted("rounds", rounds)
+    counted("acknowledged", len(answered))
+    counted("lost", len(lost))
 
 
+@pytest.mark.fault("PostgreSQL killed and restarted")
 def test_every_answered_entry_survives_a_killed_database(
-    postgresql: PostgresqlServer, database: str, tmp_path: Path
+    postgresql: PostgresqlServer, database: str, tmp_path: Path, counted: Counted
 ) -> None:
-    kill_database(postgresql, database, tmp_path, rounds=1)
+    kill_database(postgresql, database, tmp_path, rounds=1, counted=counted)
 
 
+@pytest.mark.fault("PostgreSQL killed and restarted")
 @pytest.mark.long
 def test_every_answered_entry_survives_many_killed_databases(
-    postgresql: PostgresqlServer, database: str, tmp_path: Path
+    postgresql: PostgresqlServer, database: str, tmp_path: Path, counted: Counted
 ) -> None:
-    kill_database(postgresql, database, tmp_path, rounds=20)
+    kill_database(postgresql, database, tmp_path, rounds=20, counted=counted)
 
 
 class Proxy:
@@ -182,6 +189,7 @@ def proxy(postgresql: PostgresqlServer) -> Iterator[Proxy]:
     made.close()
 
 
+@pytest.mark.fault("PostgreSQL cut off in a commit")
 @pytest.mark.parametrize(("cut", "stored"), [("before", 0), ("after", 8)])
 def test_a_commit_of_unknown_outcome_is_resolved_by_the_ids(
     postgresql: PostgresqlServer, proxy: Proxy, database: str, tmp_path: Path, caplog: pytest.LogCaptureFixture,
@@ -311,7 +319,7 @@ asyncio.run(main())
 """
 
 
-def kill_writers(database: str, path: Path, repository: Path, rounds: int) -> None:
+def kill_writers(database: str, path: Path, repository: Path, rounds: int, counted: Counted) -> None:
     answered: set[str] = set()
     for turn in range(rounds):
         command = [sys.executable, "-c", WRITER, str(path)]
@@ -327,13 +335,23 @@ def kill_writers(database: str, path: Path, repository: Path, rounds: int) -> No
         now_answered = {line.decode() for line in heard.split(b"\n")[:-1]}
         assert len(now_answered) >= IN_FLIGHT
         answered |= now_answered
-    assert answered <= recorded_ids(database)
+    lost = answered - recorded_ids(database)
+    assert lost == set()
+    counted("rounds", rounds)
+    counted("acknowledged", len(answered))
+    counted("lost", len(lost))
 
 
-def test_every_answered_entry_survives_a_killed_writer(database: str, tmp_path: Path, repository: Path) -> None:
-    kill_writers(database, tmp_path, repository, rounds=2)
+@pytest.mark.fault("SIGKILL of the writer (PostgreSQL)")
+def test_every_answered_entry_survives_a_killed_writer(
+    database: str, tmp_path: Path, repository: Path, counted: Counted
+) -> None:
+    kill_writers(database, tmp_path, repository, rounds=2, counted=counted)
 
 
+@pytest.mark.fault("SIGKILL of the writer (PostgreSQL)")
 @pytest.mark.long
-def test_every_answered_entry_survives_many_killed_writers(database: str, tmp_path: Path, repository: Path) -> None:
-    kill_writers(database, tmp_path, repository, rounds=40)
+def test_every_answered_entry_survives_many_killed_writers(
+    database: str, tmp_path: Path, repository: Path, counted: Counted
+) -> None:
+    kill_writers(database, tmp_path, repository, rounds=200, counted=counted)
