@@ -58,6 +58,7 @@ class PostgresqlServer:
         self.folder = Path(tempfile.mkdtemp(prefix="policyd-postgresql-", dir=within))
         self._data = self.folder / "data"
         self._process: subprocess.Popen[bytes] | None = None
+        self._watchdog: subprocess.Popen[bytes] | None = None
         self._names = count()
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -90,6 +91,7 @@ class PostgresqlServer:
         command += [word for option in options for word in ("-c", option)]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder, **self._as)
+        self._watch(self._process.pid)
         ends = time.monotonic() + START_TIMEOUT_S
         while True:
             try:
@@ -100,9 +102,24 @@ class PostgresqlServer:
                     raise RuntimeError((self.folder / "log").read_text(errors="replace")[-4_000:]) from None
                 time.sleep(0.05)
 
+    def _watch(self, pid: int) -> None:
+        """Have the server ended when this process is: nobody but it has the other end of the watchdog's input."""
+        self._unwatch()
+        self._watchdog = subprocess.Popen(
+            ["sh", "-c", 'read -r line; kill -QUIT "$0"', str(pid)],
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+
+    def _unwatch(self) -> None:
+        if self._watchdog is not None:
+            self._watchdog.kill()
+            self._watchdog.communicate()
+            self._watchdog = None
+
     def kill(self) -> None:
         """SIGKILL for the server and each of its processes: nothing is written, closed or told any more."""
         assert self._process is not None
+        self._unwatch()
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
         for pid in (self._process.pid, *map(int, children)):
             with suppress(ProcessLookupError):
@@ -111,6 +128,7 @@ class PostgresqlServer:
 
     def close(self) -> None:
         """End the server and remove its directory."""
+        self._unwatch()
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGQUIT)
             self._process.wait(30)

@@ -18,7 +18,15 @@ from typing import TYPE_CHECKING, Any, Final
 from audit.query import Owner, Within
 from policyd.core.principal import LOCAL, Principal
 from policyd.core.snapshot import Snapshot
-from policyd.errors import Forbidden, LimitReached, NotFound, PolicydError, Unauthenticated, WrongHost
+from policyd.errors import (
+    Forbidden,
+    LimitReached,
+    NotFound,
+    PolicydError,
+    ReservationConflict,
+    Unauthenticated,
+    WrongHost,
+)
 from policyd.identity.credentials import Authenticator, Shown
 from policyd.identity.limits import Limiter
 from policyd.services.log_reader import NO_ENTRY_REMEDY, no_entry
@@ -39,8 +47,8 @@ HOST_MAX_BYTES: Final = 300
 """More than any host and its port; what is remembered of them stays small."""
 RECORD_TIMEOUT_S: Final = 5
 _log: Final = logging.getLogger(__name__)
-REFUSED: Final = (Unauthenticated, Forbidden, LimitReached, WrongHost)
-"""Errors that go into the log as refusals of identity, beside what is hidden."""
+REFUSED: Final = (Unauthenticated, Forbidden, LimitReached, WrongHost, ReservationConflict)
+"""Errors that go into the log as refusals, beside what is hidden: of identity, and of a hold that is none any more."""
 
 
 @dataclass

@@ -30,7 +30,7 @@ from policyd.errors import AmountInvalid, Finding, NotFound, RequestError, Unkno
 from policyd.ledger.rules import Unit
 from policyd.ledger.store import Extension, Operation, Settlement, Void
 from policyd.services.admission import posting_json, postings_of
-from policyd.services.answers import workload_from_record
+from policyd.services.answers import LISTED_MAX, workload_from_record
 from policyd.services.clock import Now, now_us, rfc3339, uuid7
 from policyd.services.commit import AdmittedPosition
 from policyd.services.decisions import Log
@@ -104,7 +104,9 @@ class Settlements:
         ranked = [pool for pool, _, _ in body["ranked"]]
         pool = usage.pool or ranked[0]
         sheet = await self._sheet(body["sheet"])
-        row = next((row for row in sheet.rows if row.pool == pool), None)
+        # The sheet also has rows of pools that facts refused at that moment, and of those that the answer did not name.
+        named = pool in ranked or len(ranked) >= LISTED_MAX
+        row = next((row for row in sheet.rows if row.pool == pool), None) if named else None
         if row is None:
             message = f"the decision did not let in pool {pool!r}"
             raise UnknownName(message, findings=[Finding("pool", message)], remedy=f"name one of {', '.join(ranked)}")

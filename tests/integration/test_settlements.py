@@ -84,10 +84,26 @@ def test_the_price_is_that_of_the_pool_that_served(api: Any, bank_chat: dict[str
     assert len(costs) == 2
 
 
+def test_a_pool_that_the_answer_did_not_name_has_not_served(api: Any, bank_chat: dict[str, Any]) -> None:
+    second = api.client.post("/v1/decisions", json=bank_chat).json()["ranked"][1]["pool"]
+    bank_chat["options"]["limit"] = 1
+    held = api.client.post("/v1/decisions", json=bank_chat).json()
+    refused = settle(api, held["id"], pool=second, input_tokens=1, output_tokens=1)
+    assert (refused.status_code, refused.json()["code"]) == (422, "request.unknown_name")
+    assert settle(api, held["id"], input_tokens=1, output_tokens=1).json()["state"] == "settled"
+
+
 def bodies(server: Any, event: str) -> list[dict[str, Any]]:
     with server.parts.reader._engine.connect() as connection:
         every = (json.loads(body) for (body,) in connection.execute(select(BODY.c.body).order_by(BODY.c.index)))
         return [body for body in every if body.get("event") == event]
+
+
+def recorded(server: Any, code: str) -> list[dict[str, Any]]:
+    """The entries on what was refused with this code."""
+    with server.parts.reader._engine.connect() as connection:
+        every = (json.loads(body) for (body,) in connection.execute(select(BODY.c.body).order_by(BODY.c.index)))
+        return [body for body in every if body.get("code") == code]
 
 
 def test_what_goes_beyond_the_limit_is_debt(serving_with: Any, bank_chat: dict[str, Any]) -> None:
@@ -157,6 +173,7 @@ def test_a_void_releases_all_of_it_and_contradicts_a_settlement(api: Any, bank_c
     settle(api, settled["id"], micro_usd=1)
     assert check_problem(settle(api, settled["id"], micro_usd=2), 409)["code"] == "budget.conflict"
     assert check_problem(api.client.delete(f"/v1/decisions/{settled['id']}/reservation"), 409)
+    assert recorded(api, "budget.conflict")
 
 
 @pytest.mark.parametrize(
