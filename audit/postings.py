@@ -21,9 +21,11 @@ from typing import Any, Final, NamedTuple
 
 from audit.errors import ProofInvalid
 
-TOUCHING: Final = b'{"a'
-"""How the body of every entry begins that says something of accounts, since keys are sorted; some others do, too."""
-_BEGINNINGS: Final = (b'{"admission":', b'{"accounts":', b'{"account":')
+TOUCHING: Final = (b'{"a', b'{"_')
+"""How the body of every entry begins that says something of accounts, since keys are sorted, and encrypted personal
+fields stand before them; some others do, too."""
+_BEGINNINGS: Final = (b'"admission":', b'"accounts":', b'"account":')
+_PERSONAL: Final = b'{"_personal":['
 _SECOND_US: Final = 1_000_000
 _BALANCE: Final = 6
 _ALL: Final = "*"
@@ -73,7 +75,9 @@ NOTHING: Final = Told("")
 
 def told(body: bytes) -> Told:
     """What the body of an entry says of accounts; ``NOTHING`` when it says nothing. Raises ``ProofInvalid``."""
-    if not body.startswith(_BEGINNINGS):
+    # Personal fields are a list of texts in base64, so that its end is the first of its kind.
+    start = body.find(b"],") + 2 if body.startswith(_PERSONAL) else 1
+    if not body.startswith(_BEGINNINGS, start):
         return NOTHING
     try:
         return _told(loads(body))

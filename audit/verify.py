@@ -49,7 +49,7 @@ _LEAF: Final = sha256(b"\x00")
 SEEN_KIND: Final = b'","kind":"checkpoint_seen"'[: len(KEY_KIND)]
 """At the same place, in one that says what other logs were seen to be: so much of it as the others have."""
 _KIND_AT: Final = slice(7 + 36, 7 + 36 + len(KEY_KIND))
-_FIRST_AT, _TOUCHING = len(TOUCHING) - 1, TOUCHING[-1]
+_FIRST_AT, _TOUCHING = len(TOUCHING[0]) - 1, frozenset(each[-1] for each in TOUCHING)
 _LETTER_AT, _KIND = _KIND_AT.start + 3, ord("k")
 """One letter of each is looked at first: two slices of every body would take a twentieth of the time."""
 _MARKED: Final = frozenset({KEY_KIND, GAP_KIND, SEEN_KIND})
@@ -147,7 +147,7 @@ def _fold_entries(line: bytes, lines: Iterator[bytes], fold: Fold) -> bytes:
             first, kind = body[_FIRST_AT], body[_LETTER_AT]
         except IndexError:  # shorter than any entry that says something of the log
             first = kind = 0
-        if first == _TOUCHING:
+        if first in _TOUCHING:
             fold.balances(index, body)
         elif kind == _KIND and body[_KIND_AT] in _MARKED:
             _fold_marked(index, body, fold)
