@@ -157,7 +157,7 @@ METRICS: Final = (
         "gauge",
         "",
         ("part",),
-        "1 while that part lets a decision through (server, snapshot, log, facts, engine), else 0",
+        "1 while that part lets a decision through (server, snapshot, log, facts, revisions, engine), else 0",
         across="min",
     ),
     Metric("policyd.build.info", "gauge", "", ("version", "python", "engine"), "1 for what is running", across="max"),

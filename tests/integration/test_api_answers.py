@@ -292,5 +292,5 @@ def test_alive_and_ready(api: Any) -> None:
     assert api.client.get("/livez").json() == {"alive": True}
     found = api.client.get("/readyz")
     assert (found.status_code, found.json()["ready"]) == (200, True)
-    names = ["server", "snapshot", "log", "facts", "engine", "reload"]
+    names = ["server", "snapshot", "log", "facts", "revisions", "engine", "reload", "sources"]
     assert [check["name"] for check in found.json()["checks"]] == names
