@@ -102,15 +102,15 @@ def test_every_answered_entry_survives_many_kills(tmp_path: Path, repository: Pa
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 2 MB, as root; half of it is taken by a file called ``ballast``."""
+    """A file system of 3 MB, as root; a third of it is taken by a file called ``ballast``."""
     place = tmp_path / "disk"
     place.mkdir()
     mounted = os.geteuid() == 0 and shutil.which("mount") is not None
     if mounted:
-        command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)]
+        command = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(place)]
         mounted = subprocess.run(command, capture_output=True, check=False).returncode == 0
     if not mounted:
-        pytest.skip("a file system of 2 MB needs root")
+        pytest.skip("a file system of 3 MB needs root")
     try:
         (place / "ballast").write_bytes(bytes(1_000_000))
         yield place
