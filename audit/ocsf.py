@@ -14,7 +14,6 @@ It refuses: to send the body itself. An event is for finding and alerting; the e
 
 from __future__ import annotations
 
-import re
 from typing import Any, Final
 
 from audit.entries import Facts, Stored, facts_of
@@ -25,7 +24,6 @@ CLASS_UID: Final = 6003
 RESOURCES_MAX: Final = 10
 NOT_KNOWN: Final = "unknown"
 
-_ADDRESS: Final = re.compile(r"address:([0-9a-fA-F.:]{2,45})")
 _ACTIVITIES: Final = {
     "decision": (1, "Create"), "error": (1, "Create"), "refusal": (1, "Create"), "revision": (3, "Update"),
 }  # fmt: skip
@@ -125,9 +123,6 @@ def _actor(entry: Stored) -> Json:
 
 
 def _source(entry: Stored) -> Json:
-    address = _ADDRESS.fullmatch(entry.search.get("principal", ""))
-    if address is not None:
-        return {"ip": address[1]}
     scope = [entry.search[name] for name in ("tenant", "project") if name in entry.search]
     return {"svc_name": "/".join(scope) or ("policyd" if entry.kind in ("revision", "key") else NOT_KNOWN)}
 

@@ -50,7 +50,10 @@ def backup(
 
 
 def restore(
-    files: Annotated[list[Path] | None, typer.Argument(metavar="[PLAN] [SIGNATURE]...")] = None,
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[PLAN] [SIGNATURE]...", help="The plan, and for --apply the signatures."),
+    ] = None,
     source: Annotated[Path | None, typer.Option("--from", metavar="DIR", help="Put this backup in place.")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print what is missing and what is presumed spent.")] = False,
     why: Annotated[str, typer.Option(metavar="TEXT", help="Why the log is restored, for --plan.")] = "",

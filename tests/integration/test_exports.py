@@ -111,7 +111,8 @@ def test_every_entry_is_an_event_that_ocsf_takes(data: Path, ocsf: Draft202012Va
             assert each["unmapped"]["cost_micro_usd"] == body["ranked"][0][2]
             assert each["policy"]["uid"] == body["policy"][1]
     [turned_away] = [each for each in events if each.get("status_code") == "identity.unauthenticated"]
-    assert turned_away["src_endpoint"] == {"ip": "127.0.0.1"}
+    assert turned_away["src_endpoint"] == {"svc_name": "unknown"}
+    assert turned_away["actor"]["user"]["uid"].startswith("p:"), "a copy names nobody"
 
 
 def test_the_schema_of_the_test_can_fail(data: Path, ocsf: Draft202012Validator) -> None:

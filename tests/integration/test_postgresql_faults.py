@@ -41,8 +41,8 @@ def entry(tenant: str = "acme", sheet: Blob | None = None) -> Entry:
     return Entry("decision", uuid7(time_us), time_us, b'{"about":"%s"}' % tenant.encode() * 50, search)
 
 
-def directory(database: str, path: Path) -> DataDirectory:
-    return DataDirectory(path, PostgresqlStore(database, path / "origin"))
+def directory(database: str, path: Path, key: Path | None = None) -> DataDirectory:
+    return DataDirectory(path, PostgresqlStore(database, path / "origin"), key)
 
 
 def recorded_ids(database: str) -> set[str]:
@@ -262,7 +262,8 @@ def test_two_replicas_at_once_lose_nothing_and_use_a_key_once(database: str, tmp
                 used.setdefault(key, []).append(one.id)
 
     async def scenario() -> None:
-        with directory(database, tmp_path / "one") as one, directory(database, tmp_path / "other") as other:
+        key = tmp_path / "personal.key"
+        with directory(database, tmp_path / "one", key) as one, directory(database, tmp_path / "other", key) as other:
             committers = [await Committer.open(place, limits=QUICK) for place in (one, other)]
             assert committers[0].origin != committers[1].origin
             callers = [caller(committer, nth) for committer in committers for nth in range(32)]

@@ -27,6 +27,7 @@ from audit.tables import TABLES
 from audit.tree_tables import CHECKPOINT, TREE_NODE
 from policyd.ledger.tables import BUDGET_TABLES
 from policyd.services.clock import uuid7
+from policyd.services.erasures import ERASURES
 from policyd.services.holds import HOLDS
 from policyd.services.idempotency import KEYS
 from policyd.services.proposals import PROPOSALS
@@ -252,7 +253,7 @@ def test_no_message_tells_the_password(postgresql: PostgresqlServer, tmp_path: P
 
 def test_the_migrations_make_the_tables_that_the_code_uses(database: str, tmp_path: Path) -> None:
     declared = MetaData()
-    for table in (*TABLES, *BLOCK_TABLES, KEYS, TREE_NODE, CHECKPOINT, *BUDGET_TABLES, PROPOSALS, HOLDS):
+    for table in (*TABLES, *BLOCK_TABLES, KEYS, TREE_NODE, CHECKPOINT, *BUDGET_TABLES, PROPOSALS, HOLDS, ERASURES):
         table.to_metadata(declared)
     with open_log(replica(database, tmp_path, "one"), "log/one") as (log, _):
         context = MigrationContext.configure(log.connection, opts={"compare_type": True, "include_name": _no_partition})

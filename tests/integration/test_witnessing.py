@@ -167,7 +167,7 @@ def test_replicas_see_each_other_and_one_that_is_rolled_back_is_caught(database:
     places = [tmp_path / name for name in ("one", "other")]
 
     def directory(path: Path) -> DataDirectory:
-        return DataDirectory(path, PostgresqlStore(database, path / "origin"))
+        return DataDirectory(path, PostgresqlStore(database, path / "origin"), tmp_path / "personal.key")
 
     async def scenario() -> tuple[str, str]:
         with ExitStack() as stack:

@@ -60,7 +60,7 @@ class Book:
         key = self.ledger.open(LIMITS[which], SPANS[which]).key
         done = self.ledger.relimit(key, amount, (50, 80, 95))
         if done is not None:
-            body = {"account": deepest([done.posting]), "postings": written([done.posting], key.path)}
+            body = {"account": deepest([done.posting]), "postings": written([done.posting])}
             self._add({"accounts": body, "event": "limit", "kind": "budget"})
 
     def _changed(self, done: Posted, kind: str) -> None:
@@ -78,7 +78,7 @@ class Book:
 
 def accounts(done: Posted) -> dict[str, Any]:
     held = [amount for _, amount in done.hold.charges] if done.postings else []
-    return {"account": deepest(done.postings), "postings": written(done.postings, deepest(done.postings), held)}
+    return {"account": deepest(done.postings), "postings": written(done.postings, held)}
 
 
 def name(nth: int) -> str:
@@ -217,7 +217,7 @@ def test_logs_that_share_accounts_fold_together() -> None:
 def test_the_log_reads_what_the_ledger_writes(postings: list[Posting], data: st.DataObject, told: bool) -> None:
     held = data.draw(st.lists(AMOUNTS, min_size=len(postings), max_size=len(postings))) if told else []
     account = deepest(postings)
-    groups = written(postings, account, held)
+    groups = written(postings, held)
     body = (
         json.dumps({"accounts": {"account": account, "postings": groups}, "event": "limit"}).replace(" ", "").encode()
     )
