@@ -12,6 +12,7 @@ The fields of a body, all optional for this package, in the words of the product
     workload                as normalised, floors applied: tenant, project, environment, model, data, demand, …
     outcome denied_by       allow, deny or error, and why nothing was left
     ranked                  pools in order, with score, components and cost in micro-USD
+    spilled                 pools whose group an account had no room for, and that account
     admission accounts      what it holds or changes of budgets, with every balance afterwards
     sheet facts             digests of blobs: the verdict for every pool, and what was measured at that minute
     policy fleet engine     commits and digests of the revisions, engine and version

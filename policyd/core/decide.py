@@ -15,7 +15,7 @@ The weights come from the SLA class; equal scores order by pool id. Same inputs 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any, Final, NamedTuple
@@ -25,7 +25,7 @@ import orjson
 from policyd.core.cost import cost_json, cost_micro_usd, gpus_for
 from policyd.core.facts import Facts, PoolFacts
 from policyd.core.quantities import MAX_SAFE, PPM
-from policyd.core.sheet import RATES_PER_MICRO, Row, Sheet
+from policyd.core.sheet import RATES_PER_MICRO, Lane, Row, Sheet
 from policyd.core.violations import CORE
 from policyd.core.workload import Workload
 from policyd.errors import RequestError
@@ -73,15 +73,23 @@ _Fitting = tuple[int, Row, int, int, int, int, PoolFacts, bytes]
 """A pool that has room: its place by id, row, fixed part of the score, cost, headroom points, GPUs, state, entry."""
 
 
-def decide(workload: Workload, sheet: Sheet, facts: Facts) -> Decision:
-    """Rank the sheet's eligible pools for this workload at this moment."""
+Spilled = Mapping[str, Mapping[str, Any]]
+"""Pools whose group an account has no room for, with the violation of each."""
+
+
+def decide(workload: Workload, sheet: Sheet, facts: Facts, spilled: Spilled | None = None) -> Decision:
+    """Rank the sheet's eligible pools for this workload at this moment, as if the ``spilled`` ones were refused."""
     input_tokens, output_tokens = workload.input_tokens, workload.max_output_tokens
     tokens = input_tokens + output_tokens
     by_request, asked_gpus = workload.scope == "request", workload.gpu_count
     known = facts.pools
     fitting: list[_Fitting] = []
     refused: list[tuple[Row, Mapping[str, Any]]] = []
-    for lane in sheet.lanes:
+    lanes: Sequence[Lane] = sheet.lanes
+    if spilled:
+        refused = [(lane[0], spilled[lane[1]]) for lane in lanes if lane[1] in spilled]
+        lanes = [lane for lane in lanes if lane[1] not in spilled]
+    for lane in lanes:
         row, pool, context, affine, input_rate, output_rate, request_rate, gpus, fixed, place, entry = lane
         state = known.get(pool, _UNKNOWN)
         usable = state.usable_gpus
@@ -107,8 +115,9 @@ def decide(workload: Workload, sheet: Sheet, facts: Facts) -> Decision:
         headroom = 300 if usable >= room else 300 * usable // room
         fitting.append((place, row, fixed, cost, headroom, gpus, state, entry))
     ranked = _rank(fitting, sheet)
-    outcome = "allow" if ranked else "deny"
-    return Decision(outcome, None if ranked else denied_by(sheet, refused), ranked, tuple(refused))
+    if ranked:
+        return Decision("allow", None, ranked, tuple(refused))
+    return Decision("deny", "budget" if spilled else denied_by(sheet, refused), ranked, tuple(refused))
 
 
 def _cost_or_beyond(row: Row, workload: Workload) -> int:

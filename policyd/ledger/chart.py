@@ -12,7 +12,7 @@ from typing import Final
 from policyd.core.budgets import ORGANISATION, Budget, account_path, budgets
 from policyd.core.fleet import Fleet
 from policyd.ledger.changes import LimitKey, SetLimit, effective, key_of
-from policyd.ledger.rules import Limit, Unit
+from policyd.ledger.rules import ALL_POOLS, Limit, Unit
 
 UNITS: Final[Mapping[str, Unit]] = {
     "usd": "micro_usd",
@@ -22,7 +22,6 @@ UNITS: Final[Mapping[str, Unit]] = {
     "gpus": "gpus",
     "in_flight": "in_flight",
 }
-ALL_POOLS: Final = "*"
 
 Chart = Mapping[str, tuple[Limit, ...]]
 """The limits of every account, by its path."""

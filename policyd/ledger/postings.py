@@ -18,11 +18,10 @@ from functools import lru_cache
 from typing import Any, Final
 
 from policyd.core.budgets import ORGANISATION
-from policyd.ledger.rules import AccountKey, Posting
+from policyd.ledger.rules import ALL_POOLS, AccountKey, Posting
 
 SECOND_US: Final = 1_000_000
 BALANCE: Final = 6
-ALL_POOLS: Final = "*"
 HELD: Final = 2
 """The place of what was held in a group."""
 

@@ -12,9 +12,10 @@ one decision may cost, held on every account that it touches until it is known w
 | expired | replay  | settled: corrects  | conflict | conflict | no                          |
 
 Rules: a hold stands on all its accounts or on none, and is never shrunk to fit; who asks without holding is judged
-alike; an amount that is not known is no zero: it is refused. A settlement is posted in full to the window of its
-reservation, and what passes the limit is debt. What has expired is presumed spent. Gauges (GPUs and requests in flight)
-only hold: nothing is ever spent of them.
+alike; groups of pools without room are named before anything else, since without their pools the rest needs less; an
+amount that is not known is no zero: it is refused. A settlement is posted in full to the window of its reservation, and
+what passes the limit is debt. What has expired is presumed spent. Gauges (GPUs and requests in flight) only hold:
+nothing is ever spent of them.
 Always ``reserved, spent, leased, debt >= 0`` and ``reserved + spent + leased <= limit + debt``; debt is what passes the
 limit and nothing else, so only settlements and lowered limits raise it. Each change of an account has the next number
 of that account and its balance afterwards; a threshold is crossed once.
@@ -32,6 +33,7 @@ from policyd.ledger.windows import Span, Window
 
 Unit = Literal["micro_usd", "tokens", "gpu_ms", "requests", "gpus", "in_flight"]
 UNITS: Final[tuple[Unit, ...]] = ("micro_usd", "tokens", "gpu_ms", "requests", "gpus", "in_flight")
+ALL_POOLS: Final = "*"
 GAUGES: Final = frozenset({"gpus", "in_flight"})
 AMOUNT_MAX: Final = 2**53 - 1
 THRESHOLDS: Final = (50, 80, 95)
@@ -51,7 +53,7 @@ class Limit:
     window: Window
     amount: int
     zone: str = "UTC"
-    pools: str = "*"
+    pools: str = ALL_POOLS
     thresholds: tuple[int, ...] = THRESHOLDS
 
 
@@ -218,6 +220,12 @@ class Denied:
     resets_us: int | None
 
 
+class Exhausted(NamedTuple):
+    """Groups of pools without room for a reservation, which holds nothing: who asks may go on without them."""
+
+    groups: tuple[Denied, ...]
+
+
 @dataclass(slots=True)
 class Ledger:
     """Accounts and holds that a caller has at hand: all of them, or those that one batch touches."""
@@ -237,7 +245,7 @@ class Ledger:
         posting = account.post(0, 0)
         return Relimited(posting, tuple(account.crossings()))
 
-    def reserve(self, asked: Reservation, spans: Sequence[Span], time_us: int) -> Posted | Fits | Denied:
+    def reserve(self, asked: Reservation, spans: Sequence[Span], time_us: int) -> Posted | Fits | Denied | Exhausted:
         """Hold every charge, or none. ``spans`` are the windows of the charges; missing accounts are opened.
 
         Raises ``ReservationConflict`` when the id holds something else, and ``AmountInvalid``.
@@ -260,7 +268,7 @@ class Ledger:
             self.accounts[key] = account
         return account
 
-    def hold(self, asked: Reservation, accounts: Sequence[Account], time_us: int) -> Posted | Fits | Denied:
+    def hold(self, asked: Reservation, accounts: Sequence[Account], time_us: int) -> Posted | Fits | Denied | Exhausted:
         """As ``reserve``, for an id that holds nothing yet, on the accounts of its charges."""
         if not 0 < asked.hold_us <= AMOUNT_MAX:
             raise AmountInvalid(f"a hold of {asked.hold_us} microseconds is none")
@@ -269,11 +277,11 @@ class Ledger:
         held = []
         for account, (limit, amount) in zip(accounts, asked.charges, strict=True):
             if amount is None:
-                return _denied(account, amount)
+                return _without_room(asked, accounts)
             if type(amount) is not int or not 0 <= amount <= AMOUNT_MAX:
                 check_amount(amount, limit.unit)
             if account.debt or account.reserved + account.spent + account.leased + amount > account.limit:
-                return _denied(account, amount)
+                return _without_room(asked, accounts)
             held.append((account.key, amount))
         if not asked.holds:
             return Fits(asked.id)
@@ -350,6 +358,20 @@ class Ledger:
         postings = tuple(account.post(reserved, spent) for account, reserved, spent in changes)
         crossings = [crossing for account, _, _ in changes for crossing in account.crossings()]
         return Posted(hold, postings, tuple(crossings))
+
+
+def _without_room(asked: Reservation, accounts: Sequence[Account]) -> Denied | Exhausted:
+    """Every group of pools without room, or else the first account. Raises ``AmountInvalid``."""
+    charged = zip(accounts, asked.charges, strict=True)
+    full = [_denied(account, amount) for account, (_, amount) in charged if not _has_room(account, amount)]
+    groups = tuple(each for each in full if each.key.pools != ALL_POOLS)
+    return Exhausted(groups) if groups else full[0]
+
+
+def _has_room(account: Account, amount: int | None) -> bool:
+    if amount is None:
+        return False
+    return not account.debt and account.used + check_amount(amount, account.key.unit) <= account.limit
 
 
 def _denied(account: Account, amount: int | None) -> Denied:

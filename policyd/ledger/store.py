@@ -27,6 +27,7 @@ from policyd.ledger.rules import (
     Changed,
     Crossing,
     Denied,
+    Exhausted,
     Fits,
     Hold,
     Ledger,
@@ -84,7 +85,7 @@ class Change:
 
 
 Operation = Reservation | Settlement | Void | Extension | Change
-Result = Posted | Fits | Denied | Changed | PolicydError
+Result = Posted | Fits | Denied | Exhausted | Changed | PolicydError
 
 
 @dataclass(frozen=True, slots=True)

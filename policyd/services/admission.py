@@ -3,6 +3,7 @@
     batch ──LedgerRows.apply──► held: the record gets its admission
                             ──► room, and nothing to hold: the record says so
                             ──► no room: the record becomes a deny
+                            ──► no room in some group of pools: no record, and the groups are named
                             ──► refused: no record, an error
     what happened by the way (expired holds, changed limits, thresholds) becomes entries of its own, in the order of the
     postings, so that the log folds into the balances
@@ -27,7 +28,18 @@ from audit.record import Entry, Search, encode, salt_of
 from policyd.core.budgets import ORGANISATION, account_path
 from policyd.errors import PolicydError
 from policyd.ledger.postings import deepest, read, written
-from policyd.ledger.rules import AccountKey, Changed, Crossing, Denied, Fits, Posted, Posting, Relimited, Reservation
+from policyd.ledger.rules import (
+    AccountKey,
+    Changed,
+    Crossing,
+    Denied,
+    Exhausted,
+    Fits,
+    Posted,
+    Posting,
+    Relimited,
+    Reservation,
+)
 from policyd.ledger.store import Applied, Change, LedgerRows, Operation
 from policyd.services.budget_entries import set_entry, setting_by_two
 from policyd.services.clock import rfc3339, uuid7
@@ -38,6 +50,15 @@ CHARGE_MAX_BYTES: Final = 1_024
 """The longest that one charge takes in a record."""
 DUE_EVERY_US: Final = 1_000_000
 """How often a batch without reservations looks for holds that are due."""
+
+
+class QuotaExhausted(PolicydError):
+    """Groups of pools without room for a reservation: nothing was held or recorded, and it may come again without these
+    pools. ``groups`` has for each one what ``denied`` has in an admission. Whoever submits reservations catches it."""
+
+    def __init__(self, groups: Sequence[Mapping[str, Any]]) -> None:
+        super().__init__(f"no room for {', '.join(sorted({str(each.get('pools')) for each in groups}))}")
+        self.groups = tuple(groups)
 
 
 class Submitted(Protocol):
@@ -95,6 +116,9 @@ class Admission:
             if isinstance(result, PolicydError):
                 refused[each.entry.id] = result
                 continue
+            if isinstance(result, Exhausted):
+                refused[each.entry.id] = QuotaExhausted([denied_json(group) for group in result.groups])
+                continue
             told = admission_of(each.operation, result, applied.time_us)
             admissions[each.entry.id] = told
             entries.append(_recorded(each, result, told))
@@ -133,9 +157,7 @@ class Admission:
 def admission_of(operation: Operation, result: Posted | Fits | Denied | Changed, time_us: int) -> dict[str, Any]:
     """What the record says of the ledger, as plain JSON values."""
     if isinstance(result, Denied):
-        key = dict(zip(AccountKey._fields, result.key, strict=True))
-        room = {"why": result.why, "asked": result.asked, "limit": result.limit, "remaining": result.remaining}
-        return {"denied": {**key, **room, "resets_us": result.resets_us}, "time_us": time_us}
+        return {"denied": denied_json(result), "time_us": time_us}
     if isinstance(result, Changed):
         return {**_accounts(result.postings), "time_us": time_us}
     if isinstance(result, Fits):
@@ -147,6 +169,13 @@ def admission_of(operation: Operation, result: Posted | Fits | Denied | Changed,
     if result.replay:
         told["replay"] = True
     return told
+
+
+def denied_json(denied: Denied) -> dict[str, Any]:
+    """The account without room, and what was left there, as plain JSON values."""
+    key = dict(zip(AccountKey._fields, denied.key, strict=True))
+    room = {"why": denied.why, "asked": denied.asked, "limit": denied.limit, "remaining": denied.remaining}
+    return {**key, **room, "resets_us": denied.resets_us}
 
 
 def postings_of(body: Mapping[str, Any]) -> list[tuple[Posting, int | None]]:

@@ -73,6 +73,8 @@ class Made:
     mode: str = ENFORCE
     admission: Mapping[str, Any] | None = None
     """What the ledger said of the reservation, as the record has it; None when nothing was to be reserved."""
+    spilled: tuple[Mapping[str, Any], ...] = ()
+    """Groups of pools without room, as the record has them; see ``policyd.services.quotas``."""
 
 
 def answer(made: Made, audit: Mapping[str, Any] | None) -> bytes:
@@ -167,6 +169,7 @@ def entry_of(made: Made) -> Entry:
         "ranked_total": len(decision.ranked) if len(decision.ranked) > len(returned[:LISTED_MAX]) else 0,
         "refused_now": [[row.pool, violation["rule"]] for row, violation in decision.refused[:LISTED_MAX]],
         "refused_now_total": len(decision.refused) if len(decision.refused) > LISTED_MAX else 0,
+        "spilled": list(made.spilled),
         "obligations": obligation_names(returned, workload),
         "sheet": made.sheet.digest,
         "facts": made.facts.digest,

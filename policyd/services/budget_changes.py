@@ -22,8 +22,8 @@ from policyd.core.snapshot import Snapshot
 from policyd.documents import nearest
 from policyd.errors import BudgetFixed, Finding, Forbidden, NotFound, PolicydError, RequestError
 from policyd.ledger.changes import NO_CEILING, LimitKey, SetLimit, Setting, key_of, wanted
-from policyd.ledger.chart import ALL_POOLS, UNITS, chart_of
-from policyd.ledger.rules import Limit
+from policyd.ledger.chart import UNITS, chart_of
+from policyd.ledger.rules import ALL_POOLS, Limit
 from policyd.ledger.store import Change
 from policyd.services.budget_entries import set_entry, setting_json
 from policyd.services.budgets import permitted

@@ -1,6 +1,7 @@
 """Decide, and record before answering: the life of a decision from a parsed request to durable bytes.
 
     normalise -> class key -> sheet (found or made) -> decide -> record committed -> answer
+                                                         ▲──────── no room in a group of pools: without its pools
 
 Rules: no answer leaves before its entry is durable; an error is recorded and raised, never turned into an allow; the
 snapshot and the facts are taken once at the start, so that a swap in between changes nothing.
@@ -11,9 +12,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 from audit.errors import RecordInvalid
@@ -28,7 +30,7 @@ from policyd.core.workload import DecisionRequest, Workload, WorkloadRequest
 from policyd.errors import AuditError, Overloaded, PolicydError, RequestError, TimedOut
 from policyd.ledger.rules import Reservation
 from policyd.ledger.store import Operation
-from policyd.services.admission import CHARGE_MAX_BYTES
+from policyd.services.admission import CHARGE_MAX_BYTES, QuotaExhausted
 from policyd.services.answers import Made, Revisions, answer_pieces, entry_of, error_entry, sheet_blob
 from policyd.services.clock import Now, next_boundary_us, now_us, uuid7
 from policyd.services.commit import AdmittedPosition
@@ -37,6 +39,7 @@ from policyd.services.freshness import Freshness
 from policyd.services.idempotency import Claim
 from policyd.services.permission import require_scope, told_to
 from policyd.services.proposals import Deed
+from policyd.services.quotas import spilled
 from policyd.services.reservations import admitted, reservation_of
 from policyd.services.sheets import SheetBook
 from policyd.telemetry import Stages, Telemetry
@@ -99,6 +102,9 @@ class SnapshotNow(Protocol):
 
     def current(self) -> Snapshot: ...
 
+
+Failed = Callable[[Exception], Awaitable[PolicydError]]
+"""Records what stopped a decision, and gives the error to raise."""
 
 Asked = tuple[WorkloadRequest, Principal]
 """What leads to a class: a request and who made it."""
@@ -185,6 +191,7 @@ class DecisionService:
     ) -> Answered:
         snapshot: Snapshot | None = None
         workload: Workload | None = None
+        failed = partial(self._failed, decision_id, time_us, principal, request_id, request)
         try:
             snapshot = self.snapshots.current()
             self.freshness.require(time_us)
@@ -214,43 +221,34 @@ class DecisionService:
             stages.ended("decide")
         except (AuditError, Overloaded):
             raise
-        except PolicydError as error:
-            await self._record_error(decision_id, time_us, principal, request_id, request, error, snapshot, workload)
-            # Who waits for the same sheet gets the same error object; each is told its own id.
-            own = copy(error)
-            own.decision_id = decision_id
-            raise own from error
         except Exception as fault:
-            unforeseen = PolicydError(f"an unforeseen {type(fault).__name__} stopped the decision")
-            unforeseen.decision_id = decision_id
-            await self._record_error(
-                decision_id, time_us, principal, request_id, request, unforeseen, snapshot, workload
-            )
-            raise unforeseen from fault
-        position = await self._commit(made, entry, facts_blob, claim, reservation)
-        admission = position.admission if isinstance(position, AdmittedPosition) else None
-        if reservation is not None and admission is None:
-            unheld = AuditError("the decision was recorded, and nobody says whether there is budget for it")
-            unheld.decision_id = decision_id
-            raise unheld
-        made = admitted(made, admission)
+            raise await failed(fault, snapshot, workload) from fault
+        told = partial(failed, snapshot=snapshot, workload=workload)
+        made, position = await self._hold(made, entry, reservation, framed, facts_blob, claim, told)
         stages.ended("commit")
         audit = {"log": self.origin, "index": position.index, "leaf_hash": position.leaf_hash.hex()}
         pieces = answer_pieces(made, audit)
         stages.ended("answer")
         return Answered(decision_id, made, pieces)
 
-    async def _record_error(
+    async def _failed(
         self,
         decision_id: str,
         time_us: int,
         principal: Principal,
         request_id: str,
         request: DecisionRequest,
-        error: PolicydError,
+        fault: Exception,
         snapshot: Snapshot | None,
         workload: Workload | None,
-    ) -> None:
+    ) -> PolicydError:
+        """Record what stopped the decision, and give the error to raise."""
+        if isinstance(fault, PolicydError):
+            # Who waits for the same sheet gets the same error object; each is told its own id.
+            error = copy(fault)
+        else:
+            error = PolicydError(f"an unforeseen {type(fault).__name__} stopped the decision")
+        error.decision_id = decision_id
         entry = error_entry(
             id=decision_id,
             time_us=time_us,
@@ -262,6 +260,38 @@ class DecisionService:
             workload=workload,
         )
         await self.log.submit(entry)
+        return error
+
+    async def _hold(
+        self,
+        made: Made,
+        entry: Entry,
+        reservation: Reservation | None,
+        framed: Framed,
+        facts_blob: Blob,
+        claim: Claim | None,
+        failed: Failed,
+    ) -> tuple[Made, Position]:
+        """Record the decision and hold its budget: once more, without their pools, when groups have no room.
+
+        A full group is found by the writer, which records nothing then. Each round takes a group out.
+        """
+        for _ in range(1 + len({limit.pools for limit in framed.charged})):
+            try:
+                position = await self._commit(made, entry, facts_blob, claim, reservation)
+            except QuotaExhausted as full:
+                try:
+                    made = spilled(made, full.groups, framed.groups)
+                    reservation = reservation_of(made, framed.charged, framed.groups, self.hold_ms)
+                    entry = recordable(made, reservation)
+                except Exception as fault:
+                    raise await failed(fault) from fault
+                continue
+            admission = position.admission if isinstance(position, AdmittedPosition) else None
+            if reservation is not None and admission is None:
+                raise _unheld(made, "the decision was recorded, and nobody says whether there is budget for it")
+            return admitted(made, admission), position
+        raise _unheld(made, "the ledger finds no room for pools that were taken out of the decision already")
 
     async def _make_sheet(self, snapshot: Snapshot, framed: Framed, asked: Asked) -> Sheet:
         """The sheet of a new class; who waits for it longer than ``sheet_wait_ms`` gets an error, and it is made on."""
@@ -321,6 +351,12 @@ class DecisionService:
         while len(self._durable) > REMEMBERED_BLOBS_MAX:
             self._durable.popitem(last=False)
         return position
+
+
+def _unheld(made: Made, detail: str) -> AuditError:
+    error = AuditError(detail)
+    error.decision_id = made.id
+    return error
 
 
 def recordable(made: Made, reservation: Reservation | None) -> Entry:

@@ -4,7 +4,8 @@
       append   API process → writer   4 bytes length · JSON, a list an entry: ticket, kind, id, time, body length,
                                       search, terms, blobs, claim, operation, deed, personal fields · the bodies
                                       and blob contents, one after the other
-      answers  writer → API process   JSON [[ticket, index, leaf hash, admission or null] or [ticket, code, detail]]
+      answers  writer → API process   JSON [[ticket, index, leaf hash, admission or null] or [ticket, code, detail]
+                                      or [ticket, "exhausted", "", groups of pools without room]]
       told     either way             a JSON object
 
 Rules: a frame has a limit; what arrives is checked as if a stranger had sent it, entries by the rules of
@@ -43,6 +44,7 @@ from policyd.ledger.changes import Setting
 from policyd.ledger.rules import UNITS, Charge, Limit, Reservation, Unit
 from policyd.ledger.store import Change, Extension, Operation, Settlement, Void
 from policyd.ledger.windows import WINDOWS, Window
+from policyd.services.admission import QuotaExhausted
 from policyd.services.commit import AdmittedPosition, Outcome, Submission
 from policyd.services.idempotency import Claim
 from policyd.services.proposals import Approve, Deed, Propose
@@ -86,6 +88,10 @@ _ERRORS: Final[Mapping[str, type[PolicydError]]] = {
     )
 }
 """What the writer answers with; anything else arrives as ``AuditError``."""
+
+
+_EXHAUSTED: Final = "exhausted"
+"""No code of an error: who reads it asks again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,13 +155,15 @@ def _append_frame(submissions: Sequence[Ticketed]) -> bytes:
 
 def answers_frame(outcomes: Iterable[tuple[int, Outcome]]) -> bytes:
     """One frame with these answers."""
-    rows = [
-        [ticket, outcome.index, outcome.leaf_hash.hex(), getattr(outcome, "admission", None)]
-        if isinstance(outcome, Position)
-        else [ticket, outcome.code, outcome.detail]
-        for ticket, outcome in outcomes
-    ]
-    return _frame(ANSWERS, orjson.dumps(rows))
+    return _frame(ANSWERS, orjson.dumps([[ticket, *_outcome_json(outcome)] for ticket, outcome in outcomes]))
+
+
+def _outcome_json(outcome: Outcome) -> list[Any]:
+    if isinstance(outcome, Position):
+        return [outcome.index, outcome.leaf_hash.hex(), getattr(outcome, "admission", None)]
+    if isinstance(outcome, QuotaExhausted):
+        return [_EXHAUSTED, "", outcome.groups]
+    return [outcome.code, outcome.detail]
 
 
 def told_frame(document: dict[str, Any]) -> bytes:
@@ -351,4 +359,9 @@ def _outcome(row: Any) -> tuple[int, Outcome]:
         )
     if type(first) is not str:
         raise ValueError("an answer is none")
+    if first == _EXHAUSTED:
+        (groups,) = rest
+        if not isinstance(groups, list) or not groups or not all(isinstance(group, dict) for group in groups):
+            raise ValueError("groups without room are none")
+        return ticket, QuotaExhausted(groups)
     return ticket, _ERRORS.get(first, AuditError)(second)

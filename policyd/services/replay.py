@@ -20,6 +20,7 @@ from policyd.core.sheet import Sheet, sheet_from_content
 from policyd.core.workload import LIMIT_MAX, DecisionOptions
 from policyd.errors import AuditError, NotFound
 from policyd.services.answers import ENFORCE, LISTED_MAX, Made, Revisions, answer_json, workload_from_record
+from policyd.services.quotas import refusals_of
 from policyd.services.reservations import admitted
 
 
@@ -58,6 +59,7 @@ async def replay(log: Blobs, entry_id: str) -> Replayed:
     sheet = sheet_from_content(await log.blob(body["sheet"]))
     facts = facts_from_json(orjson.loads(await log.blob(body["facts"])), body["facts"])
     workload = workload_from_record(body["workload"])
+    spilled = tuple(body.get("spilled", ()))
     made = Made(
         id=body["id"],
         time_us=record.time_us,
@@ -69,8 +71,9 @@ async def replay(log: Blobs, entry_id: str) -> Replayed:
         sheet=sheet,
         facts=facts,
         revisions=_revisions(body, sheet),
-        decision=decide(workload, sheet, facts),
+        decision=decide(workload, sheet, facts, refusals_of(sheet, spilled)),
         mode=body.get("mode", ENFORCE),
+        spilled=spilled,
     )
     made = admitted(made, body.get("admission"))
     _compare(body, made)

@@ -3,8 +3,9 @@
     made ──reservation_of──► charges for every limit ──the writer──► admission ──admitted──► the decision as answered
 
 Rules: a charge is the most that any returned pool would cost, in the unit of its limit; a limit on a group of pools is
-charged with the most of that group; what cannot be counted is unknown, and the ledger denies it. Without budget no pool
-is left: each one that was ranked is refused with the account, what remains and when it resets.
+charged with the most of that group, and not at all when none of it is returned; what cannot be counted is unknown, and
+the ledger denies it. Without budget no pool is left: each one that was ranked is refused with the account, what remains
+and when it resets.
 """
 
 from __future__ import annotations
@@ -18,8 +19,7 @@ from policyd.core.decide import Decision, Scored
 from policyd.core.quantities import MAX_SAFE, MS_PER_HOUR, ceil_div
 from policyd.core.violations import CORE
 from policyd.core.workload import Workload
-from policyd.ledger.chart import ALL_POOLS
-from policyd.ledger.rules import Charge, Limit, Reservation
+from policyd.ledger.rules import ALL_POOLS, Charge, Limit, Reservation
 from policyd.services.admission import NO_BUDGET
 from policyd.services.answers import Made
 from policyd.services.clock import rfc3339
@@ -37,6 +37,11 @@ def reservation_of(made: Made, limits: Sequence[Limit], groups: Mapping[str, str
         return None
     workload = made.workload
     returned = made.decision.ranked[: made.options.limit]
+    if any(limit.pools != ALL_POOLS for limit in limits):
+        named = {ALL_POOLS, *(groups.get(scored.row.pool) for scored in returned)}
+        limits = [limit for limit in limits if limit.pools in named]
+        if not limits:
+            return None
     most: dict[tuple[str, str], int | None] = {}  # levels limit the same units, so each is counted once
     for limit in limits:
         if (limit.unit, limit.pools) not in most:

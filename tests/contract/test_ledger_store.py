@@ -15,7 +15,7 @@ from audit import store as log_store
 from audit.postgresql_store import PostgresqlStore
 from policyd.errors import NotFound, ReservationConflict
 from policyd.ledger.rows import account_of
-from policyd.ledger.rules import AccountKey, Charge, Denied, Limit, Posted, Reservation
+from policyd.ledger.rules import AccountKey, Charge, Denied, Exhausted, Limit, Posted, Reservation
 from policyd.ledger.store import Applied, Extension, LedgerRows, Operation, Settlement, Void
 from policyd.ledger.tables import ACCOUNT, HOLD
 
@@ -197,6 +197,45 @@ def test_ledger_time_does_not_go_back_over_a_restart(book: Book, engine: Engine)
     book.clock.wall_us -= 2 * HOUR_US
     book = reopened(book, engine)
     assert book(asked(2, 1)).time_us == before
+
+
+SPOT, OWN = (Limit("acme", "in_flight", "now", 5, pools=group) for group in ("spot", "own"))
+
+
+def test_groups_without_room_are_all_named_and_hold_nothing(book: Book, engine: Engine) -> None:
+    done = book(*(asked(nth, 2, SPOT, OWN) for nth in range(3)), asked(4, 1, OWN), asked(5, 101, SPOT, TENANT))
+    assert [type(result) for result in done.results] == [Posted, Posted, Exhausted, Posted, Exhausted]
+    both, one = done.results[2], done.results[4]
+    assert isinstance(both, Exhausted)
+    assert isinstance(one, Exhausted), "without the pools of the group less may be needed"
+    assert [(each.key.pools, each.asked, each.remaining) for each in both.groups] == [("spot", 2, 1), ("own", 2, 1)]
+    assert [each.key.pools for each in one.groups] == ["spot"]
+    book = reopened(book, engine)
+    assert {key.pools: found[0] for key, found in book.balances().items() if found[3]} == {"spot": 4, "own": 5}
+    again = book(asked(2, 1, SPOT)).results[0]  # the id of one that was refused has held nothing
+    assert isinstance(again, Posted)
+    assert not again.replay
+
+
+def test_a_crowd_fills_a_group_exactly_and_goes_on_to_the_next(engine: Engine) -> None:
+    writers = [Book(engine, log=log) for log in range(2 if engine.dialect.name == "postgresql" else 1)]
+    held: list[str] = []
+
+    def writer(nth: int) -> None:
+        for place in range(nth, 64, len(writers)):
+            for limit in (SPOT, OWN):
+                if isinstance(writers[nth](asked(place, 1, limit)).results[0], Posted):
+                    held.append(limit.pools)
+                    break
+
+    threads = [threading.Thread(target=writer, args=(nth,)) for nth in range(len(writers))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(held) == ["own"] * 5 + ["spot"] * 5
+    for each in writers:
+        each.connection.close()
 
 
 @pytest.mark.fault("1,000 reservations for room of 100")

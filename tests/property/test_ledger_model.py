@@ -16,6 +16,7 @@ from policyd.ledger.rules import (
     Charge,
     Crossing,
     Denied,
+    Exhausted,
     Fits,
     Ledger,
     Limit,
@@ -105,8 +106,13 @@ class LedgerMachine(RuleBasedStateMachine):
         done = self.ledger.reserve(Reservation(name, charges, hours * HOUR_US), spans, self.now_us)
         assert fits or asked == done  # who does not hold hears the same reason
         if not fits:
-            assert isinstance(done, Denied)
-            assert not self.model.room(done.key, keys[done.key])
+            full = {key for key, amount in keys.items() if not self.model.room(key, amount)}
+            if isinstance(done, Exhausted):
+                assert [each.key for each in done.groups] == [key for key in keys if key in full and key.pools != "*"]
+            else:
+                assert isinstance(done, Denied)
+                assert done.key == next(key for key in keys if key in full)
+                assert {key.pools for key in full} == {"*"}
             return multiple()
         assert isinstance(done, Posted)
         self.note(done)

@@ -13,6 +13,7 @@ from policyd.ledger.rules import UNITS, Charge, Limit, Reservation
 from policyd.ledger.store import Extension, Settlement, Void
 from policyd.ledger.windows import WINDOWS
 from policyd.services import link
+from policyd.services.admission import QuotaExhausted
 from policyd.services.clock import uuid7
 from policyd.services.commit import AdmittedPosition, Submission
 from policyd.services.idempotency import Claim
@@ -123,6 +124,18 @@ def test_an_error_stays_an_error() -> None:
     assert isinstance(full, Overloaded)
     assert isinstance(gone, AuditError)
     assert (full.detail, gone.detail) == ("full", "gone")
+
+
+def test_a_group_without_room_is_no_error_that_a_caller_could_hear() -> None:
+    group = {"path": "acme", "pools": "spot", "unit": "in_flight", "why": "room", "asked": 1, "remaining": 0}
+    (read,) = FrameReader().feed(link.answers_frame([(1, QuotaExhausted([group]))]))
+    assert isinstance(read, Answered)
+    ((ticket, found),) = read.outcomes
+    assert ticket == 1
+    assert isinstance(found, QuotaExhausted)
+    assert found.groups == (group,)
+    with pytest.raises(AuditError, match="broken"):
+        FrameReader().feed(link.answers_frame([(1, QuotaExhausted([]))]))
 
 
 def test_many_entries_travel_in_frames_of_bounded_length() -> None:

@@ -298,3 +298,28 @@ def test_a_cost_beyond_every_number_refuses_that_pool_alone() -> None:
     )
     endless = facts(absurd=PoolFacts(10**12, 0, True), sane=PoolFacts(10**12, 0, True))
     assert order(made, endless, deployment) == []
+
+
+@given(
+    rows=st.lists(st.tuples(st.integers(0, 900), st.integers(1, 10**9), st.integers(0, 3)), min_size=1, max_size=8),
+    full=st.sets(st.integers(0, 3)),
+)
+def test_a_full_group_leaves_the_ranking_that_its_pools_refused_would(
+    rows: list[tuple[int, int, int]], full: set[int]
+) -> None:
+    """Scores and order are those of a fleet in which these pools do not answer: the cheapest of the rest counts."""
+    group_of = {f"p{nth}": group for nth, (_, _, group) in enumerate(rows)}
+    made = sheet(
+        *(
+            row(f"p{nth}", control=control, pricing=replace(GPU, input_nano=nano))
+            for nth, (control, nano, _) in enumerate(rows)
+        )
+    )
+    spilled = {pool: {"policy": "budget", "rule": "quota_exhausted"} for pool, at in group_of.items() if at in full}
+    found = decide(WORKLOAD, made, facts(**dict.fromkeys(group_of, FREE)), spilled)
+    states = {pool: replace(FREE, healthy=pool not in spilled) for pool in group_of}
+    refused = decide(WORKLOAD, made, facts(**states))
+    assert (found.outcome, found.ranked) == (refused.outcome, refused.ranked)
+    assert {each.pool for each, _ in found.refused} == {each.pool for each, _ in refused.refused} == spilled.keys()
+    assert found.denied_by == (None if found.ranked else "budget")
+    assert {entry["pool"] for entry in orjson.loads(orjson.dumps(rejected_fragments(found, made)))} == spilled.keys()
