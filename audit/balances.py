@@ -16,7 +16,8 @@
 Always: no part is below zero, and the debt is what passes the limit.
 
 Rules: pure; memory is one balance an account, whatever the length of the log; the first entry that does not follow is
-named. Where several logs share accounts, one of them alone has numbers missing, which the others have.
+named; changes in bodies that retention removed are passed over and counted, and the next one that is there is believed.
+Where several logs share accounts, one of them alone has numbers missing, which the others have.
 It refuses: to take a number that is missing for one that another log has, unless this log has seen another one.
 """
 
@@ -76,6 +77,10 @@ class Balances:
         """Changes whose numbers are missing, as far as they are passed over."""
         self.missing: LogCorrupt | None = None
         """The first of them, as the failure that it is when no other log has them."""
+        self.removed = 0
+        """Bodies that retention has removed: an account may have missed so many changes, and no more."""
+        self.passed_over = 0
+        """Changes that were in them."""
 
     def entry(self, index: int, body: bytes) -> None:
         """The next entry. Raises ``LogCorrupt``, but for numbers that are missing: see ``missing``."""
@@ -102,7 +107,10 @@ class Balances:
         account, after, held = change
         before = self.accounts.get(account)
         expected = self._sequence(account, after) + 1
-        if after.sequence > expected:
+        if expected < after.sequence <= expected + self.removed:
+            self.passed_over += after.sequence - expected
+            before = None
+        elif after.sequence > expected:
             self.missing_total += after.sequence - expected
             self.missing = self.missing or LogCorrupt(
                 f"changes {expected} to {after.sequence - 1} of the account {_name(account)} are missing", index=index
@@ -131,6 +139,9 @@ class Balances:
         now = self.accounts.get(crossed.account)
         if now is None and not self._whole:
             return
+        known = 0 if now is None else now.sequence
+        if known < crossed.sequence <= known + self.removed:
+            return
         if now is None or (now.sequence, now.spent, now.limit) != crossed[1:]:
             raise LogCorrupt(
                 f"the threshold is not that of change {crossed.sequence} of the account {_name(crossed.account)}",
@@ -146,11 +157,15 @@ def read(index: int, body: bytes) -> Told:
         raise LogCorrupt(str(error), index=index) from error
 
 
-def fold_logs(logs: Mapping[str, Iterator[tuple[int, bytes]]]) -> Balances:
+def fold_logs(logs: Mapping[str, Iterator[tuple[int, bytes]]], removed: int = 0) -> Balances:
     """Fold logs that share accounts, each in its own order, by the numbers of the accounts.
+
+    Where bodies were ``removed`` by retention, the order between the logs is lost with them: each is folded by itself.
 
     Raises ``LogCorrupt`` for the first entry that follows nothing, in whichever log that is.
     """
+    if removed:
+        return _fold_apart(logs, removed)
     balances, heads = Balances(), {}
     for name, entries in logs.items():
         heads[name] = _next(entries)
@@ -168,6 +183,23 @@ def fold_logs(logs: Mapping[str, Iterator[tuple[int, bytes]]]) -> Balances:
             assert balances.missing is not None
             raise balances.missing
     return balances
+
+
+def _fold_apart(logs: Mapping[str, Iterator[tuple[int, bytes]]], removed: int) -> Balances:
+    found = Balances()
+    for entries in logs.values():
+        each = Balances()
+        each.removed = removed
+        for index, body in entries:
+            each.entry(index, body)
+        if each.missing is not None and len(logs) == 1:
+            raise each.missing
+        found.passed_over += each.passed_over
+        for account, balance in each.accounts.items():
+            known = found.accounts.get(account)
+            if known is None or known.sequence < balance.sequence:
+                found.accounts[account] = balance
+    return found
 
 
 def _next(entries: Iterator[tuple[int, bytes]]) -> tuple[int, Told] | None:

@@ -3,9 +3,9 @@
     block     one row for a full block: the entries of a log whose places share all but their lowest bits; their times
     posting   one row for a field, a value of it and a block that has it: which entries of the block do
 
-Rules: rows are only ever added, in the transaction of the block's last entry; ``value`` is the number of a word (for
-the field ``kind`` that of the kind), so that what a value says can be anything, a keyed hash too; neither is evidence,
-and ``audit.block_check`` compares both with the entries.
+Rules: rows are added in the transaction of the block's last entry, and made again by ``audit.removal`` alone; ``value``
+is the number of a word (for the field ``kind`` that of the kind), so that what a value says can be anything, a keyed
+hash too; neither is evidence, and ``audit.block_check`` compares both with the entries.
 """
 
 from __future__ import annotations

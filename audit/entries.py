@@ -86,7 +86,8 @@ def numbered_origins(connection: Connection) -> dict[int, str]:
 def entries(
     connection: Connection, from_index: int, to_index: int, limit: int | None = None, *, log: int = 0
 ) -> list[Stored]:
-    """The entries of a log from an index on, before ``to_index``, at most ``limit`` (``STEP_ENTRIES``).
+    """The entries of a log from an index on, before ``to_index``, at most ``limit`` (``STEP_ENTRIES``); those
+    whose body retention has removed are left out.
 
     Raises ``LogCorrupt`` naming the first that is missing or damaged.
     """
@@ -103,6 +104,8 @@ def entries(
     for nth, row in enumerate(rows, from_index):
         if index_of(row.place) != nth:
             raise LogCorrupt("missing", index=nth)
+        if row.body is None and row.kind < 0:
+            continue
         if not isinstance(row.body, bytes) or leaf_hash(row.body) != row.leaf_hash:
             raise LogCorrupt("the body is not what was recorded", index=nth)
         if row.kind not in range(len(KINDS)) or not isinstance(row.id, bytes) or len(row.id) != 16:
@@ -112,8 +115,8 @@ def entries(
             search["request_id"] = row.request_id
         entry_id = str(UUID(bytes=row.id))
         found.append(Stored(nth, entry_id, KINDS[row.kind], row.time_us, row.leaf_hash, row.body, search))
-    if len(found) < end - from_index:
-        raise LogCorrupt("missing", index=from_index + len(found))
+    if len(rows) < end - from_index:
+        raise LogCorrupt("missing", index=from_index + len(rows))
     return found
 
 

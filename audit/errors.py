@@ -7,6 +7,7 @@
     ├── LogUnavailable      the log cannot be opened, or is blocked
     │   ├── LogLocked       somebody else writes it
     │   └── SchemaUnknown   the file is no log, or was written by a newer version
+    ├── BodyRemoved         retention has removed what an entry said; its leaf hash is there
     ├── SearchTooSlow       a search was stopped at its deadline
     ├── LogCorrupt          stored bytes are not what was recorded; names the index when one is known
     │   ├── LogRolledBack   fewer entries than a checkpoint is over
@@ -48,6 +49,15 @@ class QueryInvalid(AuditFailure):
         super().__init__(f"{field}: {message}")
         self.field = field
         self.message = message
+
+
+class BodyRemoved(AuditFailure):
+    """The body of an entry was removed by retention; its hash is in the tree as before."""
+
+    def __init__(self, index: int, leaf_hash: bytes) -> None:
+        super().__init__(f"retention has removed the body of entry {index}, whose leaf hash is {leaf_hash.hex()}")
+        self.index = index
+        self.leaf_hash = leaf_hash
 
 
 class LogUnavailable(AuditFailure):

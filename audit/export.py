@@ -3,6 +3,7 @@
     {"format":"policyd-export@v1","origin":…,"key":<vkey>,"from":<index>,"edge":[<base64>, …]}
     {"index":<index>,"leaf_hash":<hex>,"body":<the exact bytes>}            one an entry, in order
     {"index":<index>,"leaf_hash":<hex>,"body_base64":<base64>}              for a body that would break the line
+    {"index":<index>,"leaf_hash":<hex>,"body":null}                         for a body that retention has removed
     {"checkpoint":<signed note>}                                            after the entry that it ends with
     {"end":<size>,"checkpoints":<count>}
 
@@ -39,7 +40,8 @@ class Row:
 
     index: int
     leaf_hash: bytes
-    body: bytes
+    body: bytes | None
+    """None when retention has removed it."""
 
 
 class LogSource(Protocol):
@@ -151,6 +153,8 @@ def joined_lines(page: Callable[[int], bytes], start: int, so_far: Written | Non
 def entry_line(row: Row) -> bytes:
     """One entry as a line."""
     head = b'{"index":%d,"leaf_hash":"%b",' % (row.index, row.leaf_hash.hex().encode())
+    if row.body is None:
+        return head + b'"body":null}\n'
     if row.body[:1] == b"{" and row.body[-1:] == b"}" and b"\n" not in row.body:
         return b'%b"body":%b}\n' % (head, row.body)
     return b'%b"body_base64":"%b"}\n' % (head, b64encode(row.body))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from base64 import b64decode
 from binascii import Error as Base64Error
+from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from json import loads
@@ -20,6 +21,7 @@ from audit.checkpoint import Checkpoint, open_checkpoint, open_rotation
 from audit.errors import KeyInvalid, LogCorrupt, LogRolledBack, ProofInvalid
 from audit.gap import Gap, read_gap
 from audit.note import LOG_ALGORITHM, VerifierKey
+from audit.retention import Pending, Warrant, read_warrant
 from audit.seen import read_seen
 from audit.tree import Edge, Run
 
@@ -27,6 +29,8 @@ GAPS_MAX: Final = 1_000
 """Restores that one log may tell of."""
 SEEN_MAX: Final = 1_024
 """Other logs that one log may tell of."""
+WARRANTS_MAX: Final = 1_000
+"""Warrants that a verdict names, the newest; it counts all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,13 @@ class Verdict:
     """Budget accounts whose changes follow each other; None when they were not folded."""
     elsewhere: int = 0
     """Changes of these accounts that other logs have."""
+    passed_over: int = 0
+    """Changes of these accounts that were in bodies which retention removed."""
+    removed: int = 0
+    """Bodies that are missing; without a fault, each of them has a warrant."""
+    warrants: tuple[Warrant, ...] = ()
+    """The newest warrants of missing bodies."""
+    warrants_total: int = 0
     error: LogCorrupt | None = None
 
     @property
@@ -104,6 +115,9 @@ class Fold:
         self._anchors: list[Anchor] = []
         self._gaps: list[Gap] = []
         self._seen: dict[str, Checkpoint] = {}
+        self._pending = Pending()
+        self._warrants: deque[Warrant] = deque(maxlen=WARRANTS_MAX)
+        self._warrants_total = 0
         self._checkpoints = 0
         self.first = self._edge.size
         self._balances = Balances(whole=self.first == 0) if accounts else None
@@ -157,6 +171,24 @@ class Fold:
         if len(self._gaps) >= GAPS_MAX:
             raise LogCorrupt(f"it names a gap, and {GAPS_MAX} are named already", index=index)
         self._gaps.append(found)
+
+    def missing(self, index: int) -> None:
+        """The body of the entry at this index is not there: a later entry must be the warrant of that."""
+        self._pending.miss(index)
+        if self._balances is not None:
+            self._balances.removed += 1
+
+    def retention(self, index: int, body: bytes) -> None:
+        """The entry at this index says that bodies were removed."""
+        try:
+            found = read_warrant(index, body)
+        except ProofInvalid as error:
+            raise LogCorrupt(str(error), index=index) from error
+        bodies = sum(self._pending.warrant(first, last) for first, last in found.removed)
+        if bodies:
+            # Its ranges have done their work, and memory is flat.
+            self._warrants.append(replace(found, bodies=bodies, removed=()))
+            self._warrants_total += 1
 
     def balances(self, index: int, body: bytes) -> None:
         """The entry at this index may say something of budget accounts."""
@@ -212,6 +244,8 @@ class Fold:
                 "it was rolled back",
                 index=self._edge.size,
             )
+        if self._pending.first is not None:
+            raise LogCorrupt("its body is missing, and no later retention entry covers it", index=self._pending.first)
         if self._balances is not None and self._balances.missing is not None and not self._seen:
             raise self._balances.missing
         return self._verdict()
@@ -235,6 +269,10 @@ class Fold:
             tuple(self._seen.values()),
             None if self._balances is None else len(self._balances.accounts),
             0 if self._balances is None else self._balances.missing_total,
+            0 if self._balances is None else self._balances.passed_over,
+            self._pending.total,
+            tuple(self._warrants),
+            self._warrants_total,
         )
 
     def _own_keys(self) -> tuple[VerifierKey, ...]:

@@ -49,16 +49,21 @@ class ParquetFiles:
         """The first index that is in no whole file."""
         folder.mkdir(parents=True, exist_ok=True)
 
-    def take(self, entries: Sequence[Stored]) -> None:
-        """Write entries that follow those before; each call is a row group in each file that it touches."""
-        while entries:
-            room = self._file_entries - self._taken % self._file_entries
-            part, entries = entries[:room], entries[room:]
+    def take(self, entries: Sequence[Stored], end: int) -> None:
+        """Write entries that follow those before, up to ``end``; each call is a row group in each file that it touches.
+
+        Files are of indexes, so that one from which bodies were removed has fewer rows.
+        """
+        while self._taken < end:
+            until = min(end, self._taken - self._taken % self._file_entries + self._file_entries)
+            part = [entry for entry in entries if entry.index < until]
+            entries = entries[len(part) :]
             if self._writer is None:
                 self._open()
-            rows = self._arrow.Table.from_pylist([_row(entry) for entry in part], schema=self._schema)
-            self._writer.write_table(rows, row_group_size=len(part))
-            self._taken += len(part)
+            if part:
+                rows = self._arrow.Table.from_pylist([_row(entry) for entry in part], schema=self._schema)
+                self._writer.write_table(rows, row_group_size=len(part))
+            self._taken = until
             if self._taken % self._file_entries == 0:
                 self.close()
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 import hmac
 import logging
 import os
+import re
 import time
 from base64 import b64decode, b64encode
 from collections import OrderedDict
@@ -57,6 +58,7 @@ LOOKED_S: Final = 1.0
 _log: Final = logging.getLogger(__name__)
 _PREFIX: Final = b'{"_personal":'
 _FIELDS_OF_TOKEN: Final = "p:"
+_TOKEN: Final = re.compile(f"{_FIELDS_OF_TOKEN}[0-9a-f]{{{2 * ID_BYTES}}}")
 
 
 def open_wrapping_key(path: Path, *, create: bool) -> bytes:
@@ -341,3 +343,8 @@ def opened(body: bytes, fields: Mapping[str, Any] | None) -> dict[str, Any]:
     if document.pop(FIELD, None) is None:
         return document
     return laid_over(document, {"principal": UNREADABLE} if fields is None else fields)
+
+
+def is_token(text: str) -> bool:
+    """Whether this is what a person is found by, and not a name, as entries of a release before keys have it."""
+    return _TOKEN.fullmatch(text) is not None

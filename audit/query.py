@@ -28,7 +28,7 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, liter
 
 from audit.block_search import Group, Wanted, newest
 from audit.blocks import FIELDS
-from audit.errors import LogCorrupt, QueryInvalid
+from audit.errors import BodyRemoved, LogCorrupt, QueryInvalid
 from audit.personal import opened
 from audit.record import (
     KINDS,
@@ -388,6 +388,8 @@ def _records(connection: Connection) -> Select[Any]:
 def _record(row: Row[*tuple[Any, ...]]) -> Record:
     place, entry_id, kind, time_us, leaf, body, origin = row
     index = index_of(place)
+    if body is None and kind < 0:
+        raise BodyRemoved(index, leaf)
     if not isinstance(body, bytes) or leaf_hash(body) != leaf:
         raise LogCorrupt("the body is not what was recorded", index=index)
     if kind not in range(len(KINDS)) or not isinstance(entry_id, bytes) or len(entry_id) != 16:

@@ -58,6 +58,7 @@ Kind = Literal[
     "hold",
     "checkpoint_seen",
     "erasure",
+    "retention",
 ]
 KINDS: Final[tuple[Kind, ...]] = (
     "decision",
@@ -75,6 +76,7 @@ KINDS: Final[tuple[Kind, ...]] = (
     "hold",
     "checkpoint_seen",
     "erasure",
+    "retention",
 )
 """Stored as their position here: append new ones at the end, never reorder."""
 

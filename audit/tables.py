@@ -18,9 +18,10 @@ too: it is ``place(log, index)``, which for number 0, the only log of a file, is
 
 The files of ``audit/migrations`` make them; ``tests/integration/test_schema.py`` holds both to each other.
 
-Rules: rows are only ever added; numbers of kinds and term fields are positions in ``audit.record``; indexes are few,
-because each costs every decision: time, tenant with time, id, request id. What else is searched for is found by the
-blocks of ``audit.block_tables``.
+Rules: rows are only ever added, but for what ``audit.removal`` takes away, which marks the entry with ``~kind``, a
+number below zero, so that no search for a kind finds it; numbers of kinds and term fields are positions in
+``audit.record``; indexes are few, because each costs every decision: time, tenant with time, id, request id. What else
+is searched for is found by the blocks of ``audit.block_tables``.
 """
 
 from __future__ import annotations

@@ -168,15 +168,15 @@ class StoredLog:
         """The entries from ``start`` to before ``end``."""
         for first in range(start, end, ROWS_PER_PAGE):
             page = self.connection.execute(
-                select(ENTRY.c.index, ENTRY.c.leaf_hash, BODY.c.body)
+                select(ENTRY.c.index, ENTRY.c.kind, ENTRY.c.leaf_hash, BODY.c.body)
                 .join_from(ENTRY, BODY, has_body(self.connection), isouter=True)
                 .where(_within(self._log, first, min(first + ROWS_PER_PAGE, end)))
                 .order_by(ENTRY.c.index)
             )
-            for stored, leaf, body in page:
-                if not isinstance(body, bytes):
+            for stored, kind, leaf, body in page:
+                if not isinstance(body, bytes) and kind >= 0:
                     raise LogCorrupt("its body is missing", index=index_of(stored))
-                yield Row(index_of(stored), leaf, body)
+                yield Row(index_of(stored), leaf, body if isinstance(body, bytes) else None)
 
 
 def _within(log: int, start: int, end: int | None) -> ColumnElement[bool]:

@@ -48,12 +48,17 @@ _BODY_AT: Final = HASH_CHARS + len(_BODY)
 _LEAF: Final = sha256(b"\x00")
 SEEN_KIND: Final = b'","kind":"checkpoint_seen"'[: len(KEY_KIND)]
 """At the same place, in one that says what other logs were seen to be: so much of it as the others have."""
+RETENTION_KIND: Final = b'","kind":"retention"'[: len(KEY_KIND)]
+"""At the same place, in one that says which bodies were removed."""
 _KIND_AT: Final = slice(7 + 36, 7 + 36 + len(KEY_KIND))
 _FIRST_AT, _TOUCHING = len(TOUCHING[0]) - 1, frozenset(each[-1] for each in TOUCHING)
 _LETTER_AT, _KIND = _KIND_AT.start + 3, ord("k")
 """One letter of each is looked at first: two slices of every body would take a twentieth of the time."""
-_MARKED: Final = frozenset({KEY_KIND, GAP_KIND, SEEN_KIND})
+_MARKED: Final = frozenset({KEY_KIND, GAP_KIND, SEEN_KIND, RETENTION_KIND})
+_REMOVED: Final = b'","body":null}\n'
 EXIT_BAD: Final = 4
+WARRANTS_SHOWN_MAX: Final = 10
+"""Warrants in the lines for a person, the newest; JSON has more."""
 BUFFER_BYTES: Final = 256 * 1024
 """With the usual 8 KiB, reading lines of a kilobyte takes twice as long."""
 STEP: Final = 8
@@ -141,6 +146,12 @@ def _fold_entries(line: bytes, lines: Iterator[bytes], fold: Fold) -> bytes:
             if not line.startswith(head):
                 break
             at = len(head) + _BODY_AT
+            if line[at - len(_BODY) :] == _REMOVED:
+                leaves.append(_removed_leaf(line, len(head), index))
+                fold.missing(index)
+                index += 1
+                line = next(lines, b"")
+                continue
             body = _line_body(line, at, index)
             leaf = leaf_hash(body)
         try:
@@ -158,6 +169,18 @@ def _fold_entries(line: bytes, lines: Iterator[bytes], fold: Fold) -> bytes:
     return line
 
 
+def _removed_leaf(line: bytes, at: int, index: int) -> bytes:
+    """The leaf hash of an entry whose body was removed; whether it is right, the checkpoints say."""
+    text = line[at : at + HASH_CHARS].decode("ascii", "replace")
+    try:
+        leaf = bytes.fromhex(text)
+    except ValueError as error:
+        raise LogCorrupt("the line has no leaf hash", index=index) from error
+    if leaf.hex() != text:
+        raise LogCorrupt("the leaf hash is not spelled as an export spells it", index=index)
+    return leaf
+
+
 def _fold_marked(index: int, body: bytes, fold: Fold) -> None:
     """An entry that says something of the log itself."""
     kind = body[_KIND_AT]
@@ -165,6 +188,8 @@ def _fold_marked(index: int, body: bytes, fold: Fold) -> None:
         fold.rotation(index, body)
     elif kind == GAP_KIND:
         fold.gap(index, body)
+    elif body.startswith(b'","kind":"retention"', _KIND_AT.start):
+        fold.retention(index, body)
     elif body.startswith(b'","kind":"checkpoint_seen"', _KIND_AT.start):
         fold.seen(index, body)
 
@@ -287,6 +312,9 @@ def _row_leaf(row: Sequence[object], expected: int, kinds: Sequence[str], fold: 
     index, entry_id, kind, time_us, leaf, body = row
     if index != expected:
         raise LogCorrupt("missing", index=expected)
+    if body is None and isinstance(kind, int) and -len(kinds) <= kind < 0 and isinstance(leaf, bytes):
+        fold.missing(expected)
+        return leaf
     if body is None:
         raise LogCorrupt("its body is missing", index=expected)
     computed = leaf_hash(body) if isinstance(body, bytes) else None
@@ -371,9 +399,13 @@ def report(verdict: Verdict) -> list[str]:
     if open_entries:
         lines.append(f"{open_entries} entries from {verdict.covered} on are not covered by a checkpoint")
     lines += [f"GAP: {gap.words}" for gap in verdict.gaps]
+    if verdict.removed:
+        lines.append(f"{verdict.removed} bodies were removed by retention, under {verdict.warrants_total} warrants")
+        lines += [f"REMOVED: {warrant.words}" for warrant in verdict.warrants[-WARRANTS_SHOWN_MAX:]]
     if verdict.accounts:
         other = f"; {verdict.elsewhere} more of their changes are in other logs" if verdict.elsewhere else ""
-        lines.append(f"every change of {verdict.accounts} budget accounts follows the one before{other}")
+        gone = f"; {verdict.passed_over} were in removed bodies" if verdict.passed_over else ""
+        lines.append(f"every change of {verdict.accounts} budget accounts follows the one before{other}{gone}")
     lines += [f"has seen {each.size} entries of the log {each.origin}" for each in verdict.seen]
     named = ", ".join(f"{key.name}+{key.id.hex()}" for key in verdict.keys)
     lines.append(f"signed by {named}" + ("" if verdict.key_given else ", which the log itself names"))

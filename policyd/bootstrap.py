@@ -396,7 +396,7 @@ async def _open_log(
     )
     committer = await Committer.open(directory, durability=audit.durability, limits=limits, telemetry=telemetry)
     stack.push_async_callback(committer.close)
-    for work in await evidence_work(settings.audit, directory, committer, telemetry, stack):
+    for work in await evidence_work(settings, directory, committer, telemetry, stack):
         stack.push_async_callback(_cancel, asyncio.create_task(work))
     return committer
 

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from policyd.core.principal import GrantDocument
 from policyd.documents import Document, Spot, model_findings, read_yaml
 from policyd.errors import ConfigError, Finding
+from policyd.retention_settings import RetentionSettings
 from policyd.source_settings import SourcesSettings
 from policyd.source_settings import is_loopback as is_loopback
 
@@ -362,6 +363,7 @@ class Settings(_Section):
     )
     engine: EngineSettings = EngineSettings()
     audit: AuditSettings = AuditSettings()
+    retention: RetentionSettings = RetentionSettings()
     facts: FactsSettings = FactsSettings()
     api: ApiSettings = ApiSettings()
     telemetry: TelemetrySettings = TelemetrySettings()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from policyd.cli import evidence, log_keys, restore
+from policyd.cli import evidence, log_keys, restore, retain
 from policyd.cli.options import (
     Access,
     CaFileFlag,
@@ -41,6 +41,7 @@ for _command in (
     log_keys.cosign,
     restore.backup,
     restore.restore,
+    retain.retain,
 ):
     app.command()(_command)
 

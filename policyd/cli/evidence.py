@@ -227,6 +227,10 @@ def _verdict_json(verdict: Verdict) -> dict[str, Any]:
         "changes_elsewhere": verdict.elsewhere,
         "seen": [{"log": each.origin, "size": each.size} for each in verdict.seen],
         "gaps": [gap.to_json() for gap in verdict.gaps],
+        "changes_removed": verdict.passed_over,
+        "removed": verdict.removed,
+        "warrants": [warrant.to_json() for warrant in verdict.warrants],
+        "warrants_total": verdict.warrants_total,
         "word": verdict.word,
     }
 
@@ -342,7 +346,18 @@ def _verdict_words(document: Mapping[str, Any]) -> dict[str, str]:
         "signed by": named + ("" if document["key_given"] else ", which the log itself names"),
         **_ledger_words(document),
         **{f"gap at {gap['index']}": gap["words"] for gap in document["gaps"]},
+        **_removed_words(document),
         "how far": document["word"],
+    }
+
+
+def _removed_words(document: Mapping[str, Any]) -> dict[str, str]:
+    if not document["removed"]:
+        return {}
+    newest = document["warrants"][-1]
+    told = f"{document['removed']} by retention, under {document['warrants_total']} warrants; the last is entry "
+    return {
+        "bodies removed": f"{told}{newest['index']}: {newest['bodies']} of {newest['oldest']} to {newest['newest']}"
     }
 
 
@@ -350,7 +365,9 @@ def _ledger_words(document: Mapping[str, Any]) -> dict[str, str]:
     if not document["accounts"]:
         return {}
     other = document["changes_elsewhere"]
+    gone = document["changes_removed"]
     more = f"; {other} more changes are in other logs" if other else ""
+    more += f"; {gone} changes were in removed bodies" if gone else ""
     return {"budgets": f"{document['accounts']} accounts: every change follows the one before{more}"}
 
 

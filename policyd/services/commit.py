@@ -1,5 +1,6 @@
-"""The one transaction of the service: idempotency → deeds of two persons → admit → append → tree → commit;
-before it, the keys of personal fields are durable, and after it, those that two persons erased are destroyed.
+"""The one transaction of the service: bodies that retention removes → idempotency → deeds of two persons → admit →
+append → tree → commit; before it, the keys of personal fields are durable, and after it, those that two persons erased
+are destroyed.
 
 Rules: a refused entry does not refuse the rest of its batch; after a rollback whatever was remembered of the log is
 read again; a commit into a place that is not the log any more is a failure and no success.
@@ -20,12 +21,13 @@ from audit.store import Position, Tail
 from audit.stores import OpenLog
 from policyd.errors import AuditError, PolicydError
 from policyd.ledger.store import Operation
-from policyd.services import erasures
+from policyd.services import erasures, retention
 from policyd.services.actions import BUDGET_SET, PERFORM
 from policyd.services.admission import Admission
 from policyd.services.checkpoints import Checkpoints, LogFiles
 from policyd.services.idempotency import Claim, KeyRows
 from policyd.services.proposals import Approve, Deed, Deeds, Effect
+from policyd.services.retention import Removal
 
 Outcome = Position | PolicydError
 """What a submission is answered with; one that asked something of the ledger or did something by two
@@ -42,14 +44,15 @@ class AdmittedPosition(Position):
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """An entry to append, the blobs that it names, the idempotency key that it uses up, and what it does to budgets or
-    to proposals."""
+    """An entry to append, the blobs that it names, the idempotency key that it uses up, and what it does to budgets, to
+    proposals, or to the bodies whose removal it is the warrant of."""
 
     entry: Entry
     blobs: tuple[Blob, ...] = ()
     claim: Claim | None = None
     operation: Operation | None = None
     deed: Deed | None = None
+    removal: Removal | None = None
 
 
 Batch = Sequence[Submission]
@@ -93,7 +96,9 @@ class Commit:
             try:
                 with self._connection.begin():
                     positions = self._append(batch, refused)
-                    self._checkpoints.append(list(positions.values()), now=last)
+                    # An export ends with a checkpoint, and must not have the missing body without its warrant.
+                    removing = any(each.removal is not None for each in batch)
+                    self._checkpoints.append(list(positions.values()), now=last or removing)
             except EntriesRefused as error:
                 self._forget()
                 refused.update((name, AuditError(f"entry {name}: {why}")) for name, why in error.reasons.items())
@@ -118,6 +123,7 @@ class Commit:
         """Idempotency, then the entries: the position of each that went in; ``refused`` gets those without a claim."""
         if self._tail is None:
             self._tail = Tail.read(self._connection, self._log.number)
+        self._remove([each for each in batch if each.removal is not None and each.entry.id not in refused], refused)
         claims = {
             each.entry.id: each.claim for each in batch if each.claim is not None and each.entry.id not in refused
         }
@@ -143,6 +149,17 @@ class Commit:
         for name, effect in performed.effects.items():
             placed[name] = AdmittedPosition(placed[name].index, placed[name].leaf_hash, effect.told)
         return placed
+
+    def _remove(self, warrants: Batch, refused: dict[str, PolicydError]) -> None:
+        """Bodies go before anything else is looked at, and with them what is remembered of their rows."""
+        for each in warrants:
+            assert each.removal is not None
+            try:
+                retention.perform(self._connection, self._log.number, each.removal)
+            except PolicydError as error:
+                refused[each.entry.id] = error
+        if warrants:
+            self._tail = Tail.read(self._connection, self._log.number)
 
     def _forget(self) -> None:
         """After a rollback, what was remembered of it did not happen."""

@@ -158,7 +158,7 @@ def _within_database(directory: DataDirectory, verdict: Verdict) -> Verdict:
         return replace(verdict, error=error)
     finally:
         engine.dispose()
-    return replace(verdict, accounts=len(balances.accounts), elsewhere=0)
+    return replace(verdict, accounts=len(balances.accounts), elsewhere=0, passed_over=balances.passed_over)
 
 
 class _Lines:

@@ -16,7 +16,7 @@ from typing import IO, Final, Protocol
 
 import orjson
 
-from audit import ocsf
+from audit import entries, ocsf
 from audit.entries import Stored, facts_of
 from audit.parquet import ParquetFiles
 from policyd.errors import ConfigError, ExportFailed, PolicydError, RequestError
@@ -34,8 +34,8 @@ class Sink(Protocol):
     @property
     def next_index(self) -> int: ...
 
-    def take(self, entries: Sequence[Stored]) -> None:
-        """Take the entries that follow."""
+    def take(self, entries: Sequence[Stored], end: int) -> None:
+        """Take the entries that follow, before ``end``; those whose body retention has removed are not among them."""
 
     def close(self) -> None:
         """Everything that was taken arrives."""
@@ -72,9 +72,10 @@ async def copy(
     at = from_index
     try:
         while at < end:
-            entries = await reader.entries(log, at, end)
-            await asyncio.to_thread(sink.take, entries)
-            at += len(entries)
+            following = min(at + entries.STEP_ENTRIES, end)
+            found = await reader.entries(log, at, following)
+            at = following
+            await asyncio.to_thread(sink.take, found, at)
             told(at - from_index, end - from_index)
         await asyncio.to_thread(sink.close)
     except BrokenPipeError:
@@ -101,13 +102,13 @@ class OcsfLines:
         self._file, self._origin, self._version = file, origin, product_version()
         self.next_index = from_index
 
-    def take(self, entries: Sequence[Stored]) -> None:
+    def take(self, entries: Sequence[Stored], end: int) -> None:
         """Write a line for each."""
         for entry in entries:
             event = ocsf.event(entry, self._origin, self._version)
             self._file.write(orjson.dumps(event, option=orjson.OPT_APPEND_NEWLINE))
         self._file.flush()
-        self.next_index += len(entries)
+        self.next_index = end
 
     def close(self) -> None:
         """Every line is out already."""
@@ -133,12 +134,13 @@ class Collected:
         self._collector, self._origin = collector, origin
         self.next_index = from_index
 
-    def take(self, entries: Sequence[Stored]) -> None:
+    def take(self, entries: Sequence[Stored], end: int) -> None:
         """Deliver them, a batch after the other."""
         for start in range(0, len(entries), COLLECTED_ENTRIES):
             batch = entries[start : start + COLLECTED_ENTRIES]
             self._collector.send([collected(entry, self._origin) for entry in batch])
             self.next_index = batch[-1].index + 1
+        self.next_index = end
 
     def close(self) -> None:
         """Nothing is held back."""

@@ -132,6 +132,8 @@ def _append_frame(submissions: Sequence[Ticketed]) -> bytes:
         entry = submission.entry
         blobs = [[blob.digest, blob.kind, len(blob.content), blob.terms] for blob in submission.blobs]
         place = [ticketed.ticket, entry.kind, entry.id, entry.time_us, len(entry.body)]
+        if submission.removal is not None:
+            raise AuditError("bodies are removed by the process that writes the log, and by no other")
         claim = submission.claim
         claimed = claim and [claim.scope.hex(), claim.request.hex(), claim.now_us, claim.expires_us]
         asked = None if submission.operation is None else _operation_json(submission.operation)

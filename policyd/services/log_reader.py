@@ -17,7 +17,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from audit import entries, query, report, store, tree_store
 from audit.entries import Stored
-from audit.errors import AuditFailure, QueryInvalid, SearchTooSlow
+from audit.errors import AuditFailure, BodyRemoved, QueryInvalid, SearchTooSlow
 from audit.query import DECISION_KINDS, LIMIT_DEFAULT, Owner, Page, Record, Within
 from audit.record import Kind
 from policyd.core.fleet import Level
@@ -221,6 +221,8 @@ class LogReader:
             raise RequestError(str(error), findings=[Finding(error.field, error.message)]) from error
         except SearchTooSlow as error:
             raise AuditError(str(error), remedy="narrow the search by from and to, or by tenant") from error
+        except BodyRemoved as error:
+            raise NotFound(str(error), remedy=REMOVED_REMEDY) from error
         except AuditFailure as error:
             raise AuditError(f"the log is damaged: {error}", remedy="restore the log from a backup") from error
         except PoolTimeout as error:
@@ -229,6 +231,7 @@ class LogReader:
             raise AuditError(f"the log cannot be read: {error.orig}") from error
 
 
+REMOVED_REMEDY: Final = "receipts that were handed out before still verify; exports have the leaf hash and the proof"
 NO_ENTRY_REMEDY: Final = "take the id from a search of this log"
 
 

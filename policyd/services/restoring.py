@@ -211,7 +211,7 @@ def _applied_before(connection: Connection, log: OpenLog, document: dict[str, An
     """The newest checkpoint, when this plan was applied and only the file beside the log was not written."""
     source = StoredLog(connection, log.origin, log.number)
     first = next(source.rows(document["entries"], document["entries"] + 1), None)
-    if first is None or b'"plan":"%b"' % digest(content).encode() not in first.body:
+    if first is None or first.body is None or b'"plan":"%b"' % digest(content).encode() not in first.body:
         return None
     newest = last_checkpoint(connection, log.number)
     return None if newest is None else newest[1]
