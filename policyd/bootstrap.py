@@ -393,6 +393,7 @@ async def _open_log(
         batch_max_entries=audit.batch_max_entries,
         queue_max_entries=audit.queue_max_entries,
         keys_max=settings.api.idempotency_keys_max,
+        clock_jump_ms=settings.budgets.clock_jump_ms,
     )
     committer = await Committer.open(directory, durability=audit.durability, limits=limits, telemetry=telemetry)
     stack.push_async_callback(committer.close)

@@ -195,6 +195,10 @@ class BudgetSettings(_Section):
         900_000,
         description="how long a request holds budget before it counts as spent; a deployment, longer by its duration",
     )
+    clock_jump_ms: Annotated[int, Field(ge=60_000, le=2_592_000_000)] = Field(
+        86_400_000,
+        description="a start that finds the clock so far ahead of ledger time records a clock jump",
+    )
 
     raise_alone_max: dict[BudgetUnit, Annotated[int, Field(ge=0, le=2**53 - 1)]] = Field(
         {},

@@ -73,6 +73,7 @@ async def _checks(settings: Settings) -> list[Check]:
         failed,
         newest_entry_us,
     )
+    from policyd.services.doctor_ledger import check_ledger_time
     from policyd.services.log_place import directory_of
 
     checks = [check_python()]
@@ -90,6 +91,8 @@ async def _checks(settings: Settings) -> list[Check]:
     checks.append(check_clock(fleet, None if directory is None else await newest_entry_us(directory)))
     if directory is not None and settings.audit.database_url_file is not None:
         checks.append(await check_database(directory))
+    if directory is not None:
+        checks.append(await check_ledger_time(directory))
     checks += await _engine_checks(settings, fleet)
     binary = os.environ.get("POLICYD_OPA_BINARY", settings.engine.opa_binary)
     if settings.engine.opa_url is None:

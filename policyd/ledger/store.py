@@ -113,6 +113,13 @@ def machine_clock() -> tuple[int, int]:
     return time.time_ns() // 1_000, time.clock_gettime_ns(steady) // 1_000
 
 
+class Jump(NamedTuple):
+    """Ledger time at a start: from the last one that was kept to the clock's word, which nobody could check."""
+
+    from_us: int
+    to_us: int
+
+
 class LedgerRows:
     """The ledger behind one connection. ``log`` is the number of the log that shares its transactions.
 
@@ -133,6 +140,7 @@ class LedgerRows:
         if self._database_time:
             wall_us = connection.execute(select(_DATABASE_US)).scalar_one()
         self._time = LedgerTime(max(last_us, wall_us), monotonic_us)
+        self.began = Jump(last_us or self._time.last_us, self._time.last_us)
 
     def forget(self) -> None:
         """After a rollback, what was remembered of it did not happen."""
@@ -151,6 +159,10 @@ class LedgerRows:
     def time_us(self) -> int:
         """The ledger time of the last batch."""
         return self._time.last_us
+
+    def keep_time(self, connection: Connection) -> None:
+        """Store the ledger time, whether or not an account has changed."""
+        rows.write_time(connection, self._log, self.time_us)
 
     def due(self, connection: Connection) -> bool:
         """Whether a hold waits to expire."""

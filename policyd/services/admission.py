@@ -40,7 +40,7 @@ from policyd.ledger.rules import (
     Relimited,
     Reservation,
 )
-from policyd.ledger.store import Applied, Change, LedgerRows, Operation
+from policyd.ledger.store import Applied, Change, Clock, Jump, LedgerRows, Operation
 from policyd.services.budget_entries import set_entry, setting_by_two
 from policyd.services.clock import rfc3339, uuid7
 from policyd.services.proposals import Approved, Effect
@@ -91,12 +91,30 @@ class _Asked:
 class Admission:
     """The ledger of one connection, made anew with it. Only a file has one writer alone."""
 
-    def __init__(self, connection: Connection, log: int) -> None:
-        self._ledger = LedgerRows(connection, shared=connection.dialect.name != "sqlite", log=log)
+    def __init__(self, connection: Connection, log: int, clock_jump_us: int, clock: Clock | None = None) -> None:
+        self._ledger = LedgerRows(connection, shared=connection.dialect.name != "sqlite", log=log, clock=clock)
         self._looked_us = 0
+        began = self._ledger.began
+        self._jump: Jump | None = began if began.to_us - began.from_us > clock_jump_us else None
+        self._jump_told = self._jump_written = False
 
     def judge(self, connection: Connection, batch: Sequence[Submitted]) -> Judged:
         """Apply what the batch asks of the ledger. Nothing is stored before ``write``."""
+        jumped = self._jumped()
+        judged = self._judge(connection, batch)
+        return replace(judged, entries=[*jumped, *judged.entries]) if jumped else judged
+
+    def _jumped(self) -> list[Entry]:
+        """The entry of a jump at the start, until a transaction with it went through."""
+        if self._jump_written:
+            self._jump, self._jump_written = None, False
+        if self._jump is None:
+            return []
+        self._jump_told = True
+        body = {"event": "clock_jump", "from": rfc3339(self._jump.from_us), "to": rfc3339(self._jump.to_us)}
+        return [_budget_entry(body, self._jump.to_us, None)]
+
+    def _judge(self, connection: Connection, batch: Sequence[Submitted]) -> Judged:
         operations = [each.operation for each in batch if each.operation is not None]
         if not operations and not self._is_due(connection):
             return Judged([each.entry for each in batch], {}, {})
@@ -141,10 +159,14 @@ class Admission:
     def write(self, connection: Connection) -> None:
         """Store what ``judge`` has changed."""
         self._ledger.write(connection)
+        if self._jump is not None and self._jump_told:
+            self._ledger.keep_time(connection)
+            self._jump_written = True
 
     def forget(self) -> None:
         """After a rollback, what was judged did not happen."""
         self._ledger.forget()
+        self._jump_told = self._jump_written = False
 
     def _is_due(self, connection: Connection) -> bool:
         now_us = self._ledger.now(connection)

@@ -64,14 +64,23 @@ class Commit:
     Raises ``LogCorrupt`` when the log holds fewer entries than ``answered_entries``.
     """
 
-    def __init__(self, log: OpenLog, files: LogFiles, *, keys_max: int, answered_entries: int, vault: Vault) -> None:
+    def __init__(
+        self,
+        log: OpenLog,
+        files: LogFiles,
+        *,
+        keys_max: int,
+        answered_entries: int,
+        clock_jump_us: int,
+        vault: Vault,
+    ) -> None:
         self._log = log
         self._vault = vault
         self._connection = log.connection
         with self._connection.begin():
             self._tail: Tail | None = Tail.read(self._connection, log.number)
             self._keys = KeyRows(self._connection, keys_max)
-            self._admission = Admission(self._connection, log.number)
+            self._admission = Admission(self._connection, log.number, clock_jump_us)
             self._deeds = Deeds({**PERFORM, BUDGET_SET: self._admission.set_by_two}, vault)
             self._checkpoints = Checkpoints(self._connection, files, log.origin, log.number)
         self._checkpoints.committed()

@@ -51,6 +51,7 @@ class CommitLimits:
     retry_first_ms: int = 100
     retry_max_ms: int = 5_000
     keys_max: int = 1_000_000
+    clock_jump_ms: int = 86_400_000
 
 
 class Listener(Protocol):
@@ -152,6 +153,7 @@ class Writer:
                 keys_max=limits.keys_max,
                 answered_entries=self._answered_entries,
                 vault=self._vault,
+                clock_jump_us=limits.clock_jump_ms * 1_000,
             )
             self.origin = self._log.origin
             self.entries_total = self._commit.entries_total
