@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from connectors.otel_signals import exported_signals, switched_off
 from connectors.static import DeclaredFacts, StaticFacts
 from policyd.api.callers import Callers
 from policyd.bootstrap_sources import Parsed, Read, Trees, first_activated, loaded_ahead, make_sources, refuse_followed
+from policyd.bootstrap_webhooks import cancel, read_secret
 from policyd.core.budgets import SCALE
 from policyd.core.fleet import Fleet
 from policyd.core.principal import LOCAL, Grant, GrantDocument, Principal
@@ -58,8 +59,6 @@ from policyd.services.sheets import SheetBook, SheetLimits
 from policyd.services.simulations import SimulationLimits, Simulations
 from policyd.services.sources import Sources
 from policyd.services.two_persons import TwoPersons
-from policyd.services.webhook_forms import secret_of
-from policyd.services.webhooks import Receiver, Webhooks
 from policyd.services.writer import CommitLimits
 from policyd.settings import AuthSettings, EngineSettings, OidcSettings, Settings
 from policyd.telemetry import Exposition, Telemetry
@@ -160,17 +159,8 @@ def make_engine(settings: EngineSettings) -> Engine:
     from policyd.engines.opa import OpaEngine
 
     if settings.opa_url is not None:
-        return OpaEngine.at_url(settings.opa_url, token=_secret(settings.opa_token_file))
+        return OpaEngine.at_url(settings.opa_url, token=read_secret(settings.opa_token_file))
     return OpaEngine.child(os.environ.get("POLICYD_OPA_BINARY", settings.opa_binary))
-
-
-def _secret(path: Path | None) -> str | None:
-    if path is None:
-        return None
-    try:
-        return path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the file {path} with a secret cannot be read: {error}") from None
 
 
 def make_entitlements(model: str, rows: str, fleet: Fleet) -> Entitlements:
@@ -208,7 +198,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         trees = Trees(Parsed(sources), sources.settled, sources.freshness)
         parts = await _assembled(settings, directory, telemetry, opening, trees, stack)
         polling = asyncio.create_task(sources.keep_polling(parts.reload.ask))
-        stack.push_async_callback(_cancel, polling)
+        stack.push_async_callback(cancel, polling)
         yield parts
 
 
@@ -222,41 +212,6 @@ async def writing(settings: Settings) -> AsyncIterator[tuple[DataDirectory, Comm
         stack.callback(directory.release)
         observe_process(telemetry)
         yield directory, await _open_log(settings, directory, telemetry, stack), telemetry
-
-
-@asynccontextmanager
-async def telling(
-    settings: Settings, directory: DataDirectory, origin: str, telemetry: Telemetry
-) -> AsyncIterator[None]:
-    """Webhooks for what is in the log with this name, delivered beside its writer. Raises ``ConfigError``."""
-    if not settings.webhooks:
-        yield
-        return
-    # Imported here because its HTTP client takes a quarter of a second that servers without webhooks do without.
-    from connectors.webhook_http import WebhookHttp
-
-    async with AsyncExitStack() as stack:
-        http = await stack.enter_async_context(WebhookHttp())
-        reader = await LogReader.open(directory, deadline_ms=settings.audit.search_deadline_ms)
-        stack.push_async_callback(reader.close)
-        webhooks = Webhooks(receivers_of(settings), reader, origin, directory.path, http.post)
-        telemetry.observe("policyd.webhook.attempts", webhooks.counted)
-        telemetry.observe("policyd.webhook.failing", webhooks.failing_s)
-        await webhooks.begin()
-        delivering = asyncio.create_task(webhooks.run())
-        stack.push_async_callback(_cancel, delivering)
-        yield
-
-
-def receivers_of(settings: Settings) -> list[Receiver]:
-    """Who is told of what. Raises ``ConfigError`` when a secret cannot be read."""
-    found = []
-    for name, chosen in settings.webhooks.items():
-        written = _secret(chosen.secret_file)
-        key = None if written is None else secret_of(written)
-        kept = {each: getattr(chosen, each) for each in ("timeout_ms", "retry_first_ms", "retry_max_ms", "give_up_ms")}
-        found.append(Receiver(name, chosen.url, frozenset(chosen.events), chosen.form, key, **kept))
-    return found
 
 
 @asynccontextmanager
@@ -314,7 +269,7 @@ async def _assembled(
     engine = make_engine(settings.engine)
     stack.push_async_callback(engine.close)
     loading = asyncio.create_task(loaded_ahead(engine, tree))
-    stack.push_async_callback(_cancel, loading)
+    stack.push_async_callback(cancel, loading)
     log = await open_log()
     await loading
     activation = Activation(engine, log, make_entitlements)
@@ -324,7 +279,7 @@ async def _assembled(
     crossed = Crossed(reader, activation)
     await crossed.refresh()
     watching = asyncio.create_task(crossed.keep_fresh())
-    stack.push_async_callback(_cancel, watching)
+    stack.push_async_callback(cancel, watching)
     book = SheetBook(engine, _sheet_limits(settings.engine), telemetry=telemetry)
     decisions = DecisionService(
         activation,
@@ -347,7 +302,7 @@ async def _assembled(
     warmed = (settings.engine.warm_classes_max, settings.engine.warm_wait_ms)
     reload = Reload(activation, decisions, trees.read, lambda fleet: _declare(facts, fleet), trees.settled, *warmed)
     refresher = asyncio.create_task(facts.keep_fresh())
-    stack.push_async_callback(_cancel, refresher)
+    stack.push_async_callback(cancel, refresher)
     callers = _start_callers(settings, log, stack)
     return Running(
         settings,
@@ -398,7 +353,7 @@ async def _open_log(
     committer = await Committer.open(directory, durability=audit.durability, limits=limits, telemetry=telemetry)
     stack.push_async_callback(committer.close)
     for work in await evidence_work(settings, directory, committer, telemetry, stack):
-        stack.push_async_callback(_cancel, asyncio.create_task(work))
+        stack.push_async_callback(cancel, asyncio.create_task(work))
     return committer
 
 
@@ -411,7 +366,7 @@ def _start_callers(settings: Settings, log: WrittenLog, stack: AsyncExitStack) -
     authenticator, tokens = make_authenticator(settings.auth)
     if tokens is not None:
         watching = asyncio.create_task(tokens.keep_fresh(settings.auth.refresh_ms))
-        stack.push_async_callback(_cancel, watching)
+        stack.push_async_callback(cancel, watching)
     part_of = settings.part_of
     limiter = Limiter(part_of(limits.in_flight_max), part_of(limits.requests_per_s), part_of(limits.requests_burst))
     return Callers(authenticator, limiter, refusals)
@@ -493,9 +448,3 @@ def _simulation_limits(settings: Settings) -> SimulationLimits:
         for name in ("in_progress_max", "per_caller_max", "sheets_max", "sheets_max_mib", "answers_max")
     }
     return SimulationLimits(**kept, deadline_ms=settings.engine.deadline_ms)
-
-
-async def _cancel(task: asyncio.Task[object]) -> None:
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task

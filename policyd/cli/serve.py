@@ -64,7 +64,8 @@ def serve(
 
 async def _serve(settings: Settings) -> None:
     from policyd.api import server
-    from policyd.bootstrap import running, telling
+    from policyd.bootstrap import running
+    from policyd.bootstrap_webhooks import telling
     from policyd.cli.logs import start_logs
 
     start_logs(settings.telemetry)
@@ -83,8 +84,9 @@ async def _supervise(settings: Settings) -> None:
     import sys
 
     from policyd.api.supervisor import Supervisor, supervise
-    from policyd.bootstrap import make_engine, make_entitlements, sources_of, telling, tree_files, writing
+    from policyd.bootstrap import make_engine, make_entitlements, sources_of, tree_files, writing
     from policyd.bootstrap_sources import first_good
+    from policyd.bootstrap_webhooks import telling
     from policyd.cli.logs import start_logs
     from policyd.core.principal import LOCAL
     from policyd.services.figures import ServerFigures
