@@ -62,6 +62,7 @@ def test_the_commands_are_those_of_the_contract() -> None:
             "audit hold lift",
             "audit hold list",
             "audit erase",
+            "audit retain",
         ),
     }
 
