@@ -15,13 +15,13 @@ import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
-from zoneinfo import ZoneInfo
 
 from sqlalchemy import BigInteger, Connection, Row, cast, func, select
 
 from policyd.errors import Overloaded, PolicydError
 from policyd.ledger import rows
 from policyd.ledger.changes import LimitKey, SetLimit, Setting, changed, effective, key_of, wanted
+from policyd.ledger.plans import Plans, placed
 from policyd.ledger.rules import (
     AccountKey,
     Changed,
@@ -39,13 +39,12 @@ from policyd.ledger.rules import (
     Unit,
 )
 from policyd.ledger.tables import TIME
-from policyd.ledger.windows import LedgerTime, Span, window_of
+from policyd.ledger.windows import LedgerTime
 
 DUE_MAX: Final = 256
 """Holds that one batch lets expire; the next one takes the next."""
 REMEMBERED_ACCOUNTS_MAX: Final = 50_000
 REMEMBERED_HOLDS_MAX: Final = 20_000
-REMEMBERED_PLACES_MAX: Final = 20_000
 
 Clock = Callable[[], tuple[int, int]]
 """The wall clock and a clock that never jumps, both in microseconds."""
@@ -98,15 +97,6 @@ class Applied:
     relimited: tuple[Relimited, ...]
 
 
-class _Place(NamedTuple):
-    """The account of a limit and its window; ``asked`` is kept so that its identity stays its own, ``limit`` counts."""
-
-    asked: Limit
-    limit: Limit
-    key: AccountKey
-    span: Span
-
-
 def machine_clock() -> tuple[int, int]:
     """The clocks of this machine; the second one counts its sleep, where the system can tell."""
     steady = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
@@ -133,7 +123,6 @@ class LedgerRows:
         self._log = log
         self._clock = clock or machine_clock
         self._database_time = shared and clock is None
-        self._places: dict[int, _Place] = {}
         self.forget()
         last_us = connection.execute(select(func.max(TIME.c.last_us))).scalar() or 0
         wall_us, monotonic_us = self._clock()
@@ -152,6 +141,7 @@ class LedgerRows:
         self._changed: set[AccountKey] = set()
         self._due_us: int | None = None
         self._set: dict[LimitKey, SetLimit] | None = None
+        self._plans = Plans({})
         self._change = 0
         self._new_limits: dict[LimitKey, tuple[SetLimit | None, int]] = {}
 
@@ -209,7 +199,7 @@ class LedgerRows:
     def _hear(self, connection: Connection) -> None:
         """Read what is set."""
         self._change, self._set = rows.set_limits(connection)
-        self._places.clear()
+        self._plans = Plans(self._set)
 
     def write(self, connection: Connection) -> None:
         """Store what has changed since the last time."""
@@ -259,29 +249,16 @@ class LedgerRows:
 
     def _limits(self, operations: Iterable[Operation], time_us: int) -> dict[AccountKey, tuple[Limit, int | None]]:
         """The limits that are charged or changed, by account, with the end of its window; the last word counts."""
-        limits = {}
+        limits: dict[AccountKey, tuple[Limit, int | None]] = {}
         for operation in operations:
             if isinstance(operation, Reservation):
-                for limit, _ in operation.charges:
-                    place = self._place(limit, time_us)
-                    limits[place.key] = (place.limit, place.span.end_us)
+                limits.update(self._plans.plan(operation.charges, time_us).limits)
             elif isinstance(operation, Change):
                 for setting in operation.settings:
-                    now, then = self._place(setting.ceiling, time_us), _placed(wanted(setting), time_us)
+                    now, then = self._plans.place(setting.ceiling, time_us), placed(wanted(setting), time_us)
                     limits[now.key] = (now.limit, now.span.end_us)
                     limits.setdefault(then.key, (then.limit, then.span.end_us))
         return limits
-
-    def _place(self, limit: Limit, time_us: int) -> _Place:
-        """Where a limit counts now. Limits are the same objects from decision to decision, and known by that."""
-        place = self._places.get(id(limit))
-        if place is None or place.asked is not limit or not place.span.holds(time_us):
-            assert self._set is not None
-            counted = effective(limit, self._set.get(key_of(limit)) if self._set else None)
-            if len(self._places) >= REMEMBERED_PLACES_MAX:
-                self._places.clear()
-            place = self._places[id(limit)] = _placed(counted, time_us)._replace(asked=limit)
-        return place
 
     def _load(
         self,
@@ -294,13 +271,15 @@ class LedgerRows:
         unnumbered = {key: limit for key, limit in limits.items() if key not in self._numbers}
         if unnumbered:
             self._number(rows.open_accounts(connection, unnumbered))
-        numbers = {self._numbers[key] for key in limits}
-        numbers |= {self._numbers[key] for hold in remembered if hold is not None for key, _ in hold.charges}
-        numbers |= {number for row in found for number, _ in rows.charges_of(row)}
         accounts = self._ledger.accounts
-        for number, account in rows.accounts(connection, {n for n in numbers if self._keys.get(n) not in accounts}):
-            accounts[account.key] = account
-            self._number({account.key: number})
+        charged = (key for hold in remembered if hold is not None for key, _ in hold.charges)
+        numbers = {self._numbers[key] for key in (*limits, *charged) if key not in accounts}
+        held = (number for row in found for number, _ in rows.charges_of(row))
+        numbers.update(number for number in held if self._keys.get(number) not in accounts)
+        if numbers:
+            for number, account in rows.accounts(connection, numbers):
+                accounts[account.key] = account
+                self._number({account.key: number})
         for row in found:
             hold = rows.hold_of(row, self._keys)
             self._ledger.holds.setdefault(hold.id, hold)
@@ -313,10 +292,10 @@ class LedgerRows:
         ledger = self._ledger
         try:
             if isinstance(operation, Reservation):
-                places = [self._place(limit, time_us) for limit, _ in operation.charges]
+                plan = self._plans.plan(operation.charges, time_us)
                 if operation.id in ledger.holds:
-                    return ledger.reserve(operation, [place.span for place in places], time_us)
-                return ledger.hold(operation, [ledger.accounts[place.key] for place in places], time_us)
+                    return ledger.reserve(operation, [place.span for place in plan.places], time_us)
+                return ledger.hold(operation, [ledger.accounts[key] for key in plan.keys], time_us)
             if isinstance(operation, Change):
                 return self._changed_limits(operation, time_us)
             if isinstance(operation, Settlement):
@@ -333,12 +312,12 @@ class LedgerRows:
         done = []
         for setting in change.settings:
             found = changed(setting, self._set.get(key_of(setting.ceiling)))
-            place = _placed(effective(setting.ceiling, found), time_us)
+            place = placed(effective(setting.ceiling, found), time_us)
             if place.key not in self._ledger.accounts:
                 raise Overloaded("somebody else changes this budget at this moment", remedy="try again")
             done.append((found, place))
         self._change += 1
-        self._places.clear()
+        self._plans = Plans(self._set)
         postings: list[Posting] = []
         crossings: list[Crossing] = []
         for found, place in done:
@@ -359,7 +338,7 @@ class LedgerRows:
         """What ``write`` will have to store."""
         for operation, posted in zip(operations, done.results, strict=True):
             if isinstance(posted, Posted) and not posted.replay:
-                self._changed.update(posting.key for posting in posted.postings)
+                self._changed.update([posting[0] for posting in posted.postings])
                 holds = self._new_holds if isinstance(operation, Reservation) else self._changed_holds
                 holds[posted.hold.id] = posted.hold
                 if self._due_us is not None and posted.hold.expires_us < self._due_us:
@@ -368,8 +347,3 @@ class LedgerRows:
             self._changed.update(posting.key for posting in posted.postings)
             self._changed_holds[posted.hold.id] = posted.hold
         self._changed.update(each.posting.key for each in done.relimited)
-
-
-def _placed(limit: Limit, time_us: int) -> _Place:
-    span = window_of(limit.window, ZoneInfo(limit.zone), time_us)
-    return _Place(limit, limit, AccountKey(limit.path, limit.pools, limit.unit, limit.window, span.start_us), span)
