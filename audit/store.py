@@ -234,20 +234,25 @@ def append(
     tail.trim()
     new_blobs = _unstored(connection, tail, blobs)
     _refuse_missing_sheets(connection, tail, entries, {blob.digest for blob in new_blobs})
-    numbers = _numbers(connection, tail, _words_of(entries, new_blobs))
+    found_by = [searched(entry) for entry in entries]
+    words = _words_of(found_by, entries, new_blobs)
+    numbers = _numbers(connection, tail, words)
     if new_blobs:
         _append_blobs(connection, new_blobs, numbers)
         tail.digests.update(blob.digest for blob in new_blobs)
     positions = [Position(tail.next_index + nth, leaf_hash(entry.body)) for nth, entry in enumerate(entries)]
-    placed = [
-        (entry, position, place(tail.log, position.index)) for entry, position in zip(entries, positions, strict=True)
-    ]
+    places = [place(tail.log, position.index) for position in positions]
     terms = [
         (TERM_FIELDS.index(name), numbers[value], stored)
-        for entry, _, stored in placed
+        for entry, stored in zip(entries, places, strict=True)
         for name, value in dict.fromkeys(entry.terms)
     ]
-    rows = [_entry_row(entry, position, stored, numbers) for entry, position, stored in placed]
+    # With the number of no word, and no other: a word that was not numbered is a fault and no null.
+    numbered: dict[str | None, int | None] = {None: None, **{word: numbers[word] for word in words}}
+    rows = [
+        _entry_row(entry, position, stored, map(numbered.__getitem__, names))
+        for entry, position, stored, names in zip(entries, positions, places, found_by, strict=True)
+    ]
     duplicates = _rows(connection).add_entries(connection, tail, rows, [entry.body for entry in entries], terms)
     if duplicates:
         reason = "this id is recorded already"
@@ -340,11 +345,10 @@ def searched(entry: Entry) -> tuple[str | None, ...]:
     return words if entry.token is None else (*words[:_PRINCIPAL], entry.token, *words[_PRINCIPAL + 1 :])
 
 
-def _words_of(entries: Sequence[Entry], blobs: Sequence[Blob]) -> set[str]:
+def _words_of(found_by: Iterable[Iterable[str | None]], entries: Sequence[Entry], blobs: Sequence[Blob]) -> set[str]:
     words: set[str | None] = set()
-    for entry in entries:
-        words.update(searched(entry))
-        words.update(value for _, value in entry.terms)
+    words.update(*found_by)
+    words.update(value for entry in entries for _, value in entry.terms)
     for blob in blobs:
         if blob.terms:
             words.add(blob.digest)
@@ -392,8 +396,7 @@ def _append_blobs(connection: Connection, blobs: Sequence[Blob], numbers: dict[s
     _rows(connection).add_blobs(connection, contents, terms)
 
 
-def _entry_row(entry: Entry, position: Position, stored: int, numbers: dict[str, int]) -> tuple[Any, ...]:
-    words = [None if value is None else numbers[value] for value in searched(entry)]
+def _entry_row(entry: Entry, position: Position, stored: int, words: Iterable[int | None]) -> tuple[Any, ...]:
     moment = (stored, bytes.fromhex(entry.id.replace("-", "")), KINDS.index(entry.kind), entry.time_us)
     return (*moment, *words, entry.search.request_id, position.leaf_hash)
 
