@@ -35,7 +35,8 @@ from dataclasses import dataclass, fields
 from functools import lru_cache
 from hashlib import sha256
 from operator import attrgetter
-from typing import Any, Final, Literal
+from types import MappingProxyType
+from typing import Any, Final, Literal, NamedTuple
 
 import orjson
 
@@ -245,14 +246,46 @@ class Blob:
 
 def personal(name: str, fields: Mapping[str, Any]) -> Personal:
     """Fields about a person. Raises ``RecordInvalid`` for what no body may hold."""
-    try:
-        encoded = orjson.dumps(fields, option=_ENCODING)
-    except TypeError as error:
-        _check_json(fields)
-        raise RecordInvalid(f"the personal fields cannot be encoded: {error}") from error
-    if not _sound(fields, encoded.isascii()):
-        _check_json(fields)
-    return name, encoded
+    return name, _canonical(fields, "the personal fields")
+
+
+class Filled(NamedTuple):
+    """A field of a body that is encoded and checked already. Made by ``Form.filled`` only."""
+
+    content: bytes
+
+
+class Form(NamedTuple):
+    """An object that is always the same but for one field: encoded and checked once, with a blank for that field."""
+
+    before: bytes
+    blank: bytes
+    after: bytes
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any], blank: str) -> Form:
+        """A form with these fields, of which some stand before the ``blank`` and some behind it.
+
+        Raises ``RecordInvalid`` for what no body may hold.
+        """
+        before = {name: value for name, value in fields.items() if name < blank}
+        after = {name: value for name, value in fields.items() if name > blank}
+        if not before or not after or blank in fields or not blank.isascii():
+            raise RecordInvalid(f"{blank!r} cannot be the blank of a form")
+        parts = [_canonical(part, "the form") for part in (before, after)]
+        return cls(parts[0][:-1], b',"%b":' % blank.encode(), b"," + parts[1][1:])
+
+    def filled(self, fields: Mapping[str, Any]) -> Filled:
+        """The object with these fields in its blank; without the blank when there are none.
+
+        Raises ``RecordInvalid`` for what no body may hold.
+        """
+        if not fields:
+            return Filled(self.before + self.after)
+        return Filled(self.before + self.blank + _canonical(fields, "what fills the form") + self.after)
+
+
+NOTHING_FILLED: Final[Mapping[str, Filled]] = MappingProxyType({})
 
 
 def is_entry_id(text: object) -> bool:
@@ -275,9 +308,10 @@ def digest(content: bytes) -> str:
     return "sha256:" + sha256(content).hexdigest()
 
 
-def encode(fields: Mapping[str, Any], salt: bytes) -> bytes:
+def encode(fields: Mapping[str, Any], salt: bytes, filled: Mapping[str, Filled] = NOTHING_FILLED) -> bytes:
     """The canonical bytes of a body: sorted ASCII keys, no blanks, ``salt`` added in Base64 without padding.
 
+    ``filled`` are further fields, which were checked when they were made.
     ``salt`` is at least 16 random bytes, new for each entry. Raises ``RecordInvalid`` naming the path of what does not
     fit; the length is checked by ``Entry``.
     """
@@ -285,14 +319,21 @@ def encode(fields: Mapping[str, Any], salt: bytes) -> bytes:
         raise RecordInvalid(f"the salt has {len(salt)} bytes; it needs {SALT_MIN_BYTES}")
     if "salt" in fields:
         raise RecordInvalid("the body names its own salt")
+    further: dict[str, Any] = {name: orjson.Fragment(value.content) for name, value in filled.items()}
+    further["salt"] = b64encode(salt).rstrip(b"=").decode()
+    return _canonical(fields, "the body", further)
+
+
+def _canonical(fields: Mapping[str, Any], what: str, sound: Mapping[str, Any] = NOTHING_FILLED) -> bytes:
+    """The canonical bytes of these fields, which are checked, and of others that are known to be ``sound``."""
     try:
-        body = orjson.dumps({**fields, "salt": b64encode(salt).rstrip(b"=").decode()}, option=_ENCODING)
+        encoded = orjson.dumps({**fields, **sound}, option=_ENCODING)
     except TypeError as error:
         _check_json(fields)
-        raise RecordInvalid(f"the body cannot be encoded: {error}") from error
-    if not _sound(fields, body.isascii()):
+        raise RecordInvalid(f"{what} cannot be encoded: {error}") from error
+    if not _sound(fields, encoded.isascii()):
         _check_json(fields)
-    return body
+    return encoded
 
 
 def salt_of(text: str) -> bytes:

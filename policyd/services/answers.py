@@ -7,12 +7,14 @@ and the revisions by digest; nothing here decides.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from operator import attrgetter
+from typing import Any, Final, NamedTuple
 
 import orjson
 
-from audit.record import Blob, Entry, Search, Term, digest, encode, personal
+from audit.record import Blob, Entry, Form, Search, Term, digest, encode, personal
 from policyd.core.budgets import account_path
 from policyd.core.decide import Decision, obligation_names, obligations_json, ranked_json, rejected_json
 from policyd.core.facts import Facts
@@ -31,6 +33,8 @@ ENFORCE: Final = "enforce"
 """The mode that a record does not name."""
 LISTED_MAX: Final = 100
 """Pools that a record lists one by one; the sheet and the facts give all of them back."""
+FORMS_MAX: Final = 4_096
+"""Workloads without their numbers that are remembered, encoded, the least recently used out first."""
 ASKED_MAX_BYTES: Final = 32_768
 """A longer request that brought no decision is recorded by its digest and length."""
 
@@ -96,6 +100,8 @@ def answer_json(made: Made, audit: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def _before(made: Made) -> dict[str, Any]:
     decision, workload = made.decision, made.workload
+    before, after, _ = _forms(*_without_numbers(workload))
+    numbers = orjson.dumps({name: getattr(workload, name) for name in _NUMBERS})
     returned = decision.ranked[: made.options.limit]
     return {
         "id": made.id,
@@ -103,7 +109,7 @@ def _before(made: Made) -> dict[str, Any]:
         "time": rfc3339(made.time_us),
         "valid_until": rfc3339(made.valid_until_us),
         "mode": made.mode,
-        "workload": workload.to_json(),
+        "workload": orjson.Fragment(before + numbers + after),
         "ranked": [ranked_json(scored, rank, workload) for rank, scored in enumerate(returned, 1)],
         "ranked_total": len(decision.ranked),
     }
@@ -152,8 +158,7 @@ def entry_of(made: Made) -> Entry:
     """The log entry of a decision. See ``audit.record`` for the fields; what is null or empty is left out."""
     decision, workload, revisions = made.decision, made.workload, made.revisions
     returned = decision.ranked[: made.options.limit]
-    recorded = workload_record(workload)
-    labels = recorded.pop("labels", None)
+    form = _forms(*_without_numbers(workload)).recorded
     body = {
         "v": RECORD_VERSION,
         "id": made.id,
@@ -161,7 +166,6 @@ def entry_of(made: Made) -> Entry:
         "valid_us": made.valid_until_us - made.time_us,
         "request_id": made.request_id,
         "mode": "" if made.mode == ENFORCE else made.mode,
-        "workload": recorded,
         "limit": made.options.limit if len(decision.ranked) > len(returned) else 0,
         "outcome": decision.outcome,
         "denied_by": decision.denied_by,
@@ -195,10 +199,11 @@ def entry_of(made: Made) -> Entry:
         request_id=made.request_id,
         sheet=made.sheet.digest,
     )
-    encoded = encode(_without_empty(body), random_16())
+    written = {"workload": form.filled(_demand_record(workload))}
+    encoded = encode(_without_empty(body), random_16(), written)
     said: dict[str, Any] = {"principal": made.principal}
-    if labels:
-        said["workload"] = {"labels": labels}
+    if workload.labels:
+        said["workload"] = {"labels": dict(workload.labels)}
     about = (personal(made.principal, said),)
     return Entry("decision", made.id, made.time_us, encoded, search, tuple(dict.fromkeys(terms)), about)
 
@@ -220,6 +225,11 @@ def _scope(workload: Workload) -> dict[str, str]:
     }
 
 
+_DEMAND: Final = ("input_tokens", "max_output_tokens", "requests_per_hour")
+_NUMBERS: Final = (*_DEMAND, "duration_hours")
+_NOT_NUMBERS: Final = tuple(each.name for each in fields(Workload) if each.name not in _NUMBERS)
+_without_numbers: Final = attrgetter(*_NOT_NUMBERS)
+
 _SECTIONS: Final = ("profile", "data", "resources", "demand")
 
 
@@ -239,6 +249,35 @@ def workload_record(workload: Workload) -> dict[str, Any]:
     # A label without text is a label that somebody set.
     sections = {name: _without_empty(value) for name, value in document.items() if name in _SECTIONS}
     return _without_empty({**document, **sections})
+
+
+class _Forms(NamedTuple):
+    """Workloads that differ in their numbers of demand only, as an answer shows them and as the log keeps them."""
+
+    before: bytes
+    after: bytes
+    recorded: Form
+
+
+@lru_cache(maxsize=FORMS_MAX)
+def _forms(*values: Any) -> _Forms:
+    """The forms of all workloads with these ``_without_numbers``, which thousands of requests share."""
+    named = dict(zip(_NOT_NUMBERS, values, strict=True))
+    workload = Workload(**named, input_tokens=0, max_output_tokens=0, requests_per_hour=0, duration_hours=1)
+    shown, recorded = workload.to_json(), workload_record(workload)
+    recorded.pop("labels", None)
+    labels = orjson.dumps(shown.pop("labels"))
+    del shown["demand"]
+    before, after = orjson.dumps(shown)[:-1] + b',"demand":', b',"labels":' + labels + b"}"
+    return _Forms(before, after, Form.of(recorded, "demand"))
+
+
+def _demand_record(workload: Workload) -> dict[str, int]:
+    """The numbers of demand that a record names."""
+    numbers = {name: getattr(workload, name) for name in _DEMAND}
+    if workload.duration_hours != 1:
+        numbers["duration_hours"] = workload.duration_hours
+    return _without_empty(numbers)
 
 
 def workload_from_record(document: Mapping[str, Any]) -> Workload:
@@ -263,9 +302,6 @@ def workload_from_record(document: Mapping[str, Any]) -> Workload:
         gpu_memory_gib=resources.get("gpu_memory_gib", 0),
         labels=tuple(sorted(document.get("labels", {}).items())),
     )
-
-
-_DEMAND: Final = ("input_tokens", "max_output_tokens", "requests_per_hour")
 
 
 def sheet_blob(sheet: Sheet) -> Blob:

@@ -6,9 +6,16 @@ import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
+from policyd.core.decide import Decision
+from policyd.core.facts import Facts
 from policyd.core.places import COUNTRIES
-from policyd.core.workload import Workload
-from policyd.services.answers import workload_from_record, workload_record
+from policyd.core.sheet import Sheet
+from policyd.core.workload import DecisionOptions, Workload
+from policyd.services.answers import Made, Revisions, answer, entry_of, workload_from_record, workload_record
+
+DIGEST = "sha256:" + 64 * "0"
+SHEET = Sheet(DIGEST, b"{}", (), (), {}, {}, 0, False, False, {})
+FACTS = Facts({}, {}, DIGEST)
 
 NAMES = st.sampled_from(["a", "b", "true", "0"])
 LISTS = st.sets(NAMES, max_size=3).map(lambda names: tuple(sorted(names)))
@@ -33,3 +40,27 @@ WORKLOADS = st.builds(
 @given(workload=WORKLOADS)
 def test_a_recorded_workload_is_read_back_whole(workload: Workload) -> None:
     assert workload_from_record(orjson.loads(orjson.dumps(workload_record(workload)))) == workload
+
+
+@given(workload=WORKLOADS)
+def test_a_decision_is_recorded_and_answered_with_its_whole_workload(workload: Workload) -> None:
+    made = Made(
+        id="01890000-0000-7000-8000-000000000000",
+        time_us=0,
+        valid_until_us=1,
+        principal="service:a",
+        request_id="r",
+        workload=workload,
+        options=DecisionOptions(),
+        sheet=SHEET,
+        facts=FACTS,
+        revisions=Revisions(None, "p", "regopy", None, "f", "c"),
+        decision=Decision("deny", "policy", (), ()),
+    )
+    entry = entry_of(made)
+    told = orjson.loads(entry.personal[0][1]).get("workload", {})
+    expected = {**workload_record(workload), **told}
+    assert {**orjson.loads(entry.body)["workload"], **told} == orjson.loads(orjson.dumps(expected))
+    canonical = orjson.dumps(orjson.loads(entry.body), option=orjson.OPT_SORT_KEYS)
+    assert entry.body == canonical
+    assert orjson.dumps(workload.to_json()) in answer(made, None)
