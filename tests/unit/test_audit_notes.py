@@ -263,7 +263,7 @@ def test_a_signing_key_is_made_once_and_kept_to_its_owner(tmp_path: Path) -> Non
     path.write_bytes(made.text.replace("+A", "+B").encode())
     with pytest.raises(KeyInvalid, match="cannot be used") as caught:
         open_signer(path, "log.example/one", create=True)
-    assert made.text.split("+")[-1][1:] not in str(caught.value)
+    assert made.text.split("+", 4)[-1][1:] not in str(caught.value)
     path.write_bytes(b"\xff")
     with pytest.raises(KeyInvalid, match="no text"):
         open_signer(path, "log.example/one", create=True)
