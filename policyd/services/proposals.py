@@ -34,7 +34,7 @@ from sqlalchemy import (
     update,
 )
 
-from audit.personal import Vault
+from audit.personal import ERASED, UNREADABLE, Vault
 from audit.query import Record, by_id
 from audit.record import Entry, digest
 from policyd.errors import NotFound, Overloaded, PolicydError, ProposalClosed, SamePerson
@@ -222,6 +222,9 @@ def check_open(proposal: Proposal, approver: str, read: str | None, time_us: int
             f"proposal {proposal.id} is {proposal.digest}, and not what was read",
             remedy="read the proposal again, and approve what it says",
         )
+    if proposal.proposer in (ERASED, UNREADABLE):
+        # Nobody can say any more that the approver is another one.
+        raise ProposalClosed(f"nobody can read who proposed {proposal.id}; propose it again")
     if approver == proposal.proposer:
         raise SamePerson(f"{approver!r} has proposed {proposal.id}, so another person must approve it")
 

@@ -140,6 +140,18 @@ def test_what_is_erased_is_unreadable_and_everything_else_is_not(
     assert evidence.verify_file(tmp_path / "export.jsonl", [], [], []).error is None
 
 
+def test_whoever_was_erased_does_not_approve_their_own_proposal_as_somebody_new(
+    flags: dict[str, Any], tokens: dict[str, str]
+) -> None:
+    with serving(flags) as server:
+        office = Office(server, tokens)
+        hold = office.proposed("ben")["id"]
+        erased(office, "ben", second="eva")
+        check_problem(server, office.approve("ben", hold), 409, "proposal.closed")
+        check_problem(server, office.approve("eva", hold), 409, "proposal.closed")
+        assert office.bodies("hold") == []
+
+
 def test_a_hold_is_above_an_erasure(flags: dict[str, Any], tokens: dict[str, str]) -> None:
     with serving(flags) as server:
         office = Office(server, tokens)
