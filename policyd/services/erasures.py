@@ -18,7 +18,7 @@ from sqlalchemy import BigInteger, Column, Connection, LargeBinary, MetaData, Sm
 
 from audit.personal import Vault
 from policyd.errors import OnHold, ProposalClosed
-from policyd.services.holds import effect_entry, holds_on
+from policyd.services.holds import effect_entry, holds_on, keep_holds
 from policyd.services.proposals import Approved, Effect
 
 ERASURES: Final = Table(
@@ -40,6 +40,8 @@ def erase(connection: Connection, approved: Approved, vault: Vault) -> Effect:
     found = [(tenant, token) for tenant, token in vault.everywhere(subject) if asked in (None, tenant)]
     if not found:
         raise ProposalClosed("nothing is kept of that person any more", remedy="it was erased before")
+    # Another replica may be placing a hold on them at this moment.
+    keep_holds(connection)
     held = [hold.id for tenant, token in found for hold in holds_on(connection, tenant, token)]
     if held:
         raise OnHold(f"what is kept of that person is held by {', '.join(held)}")

@@ -95,6 +95,12 @@ def lift(connection: Connection, approved: Approved, vault: Vault) -> Effect:
     return Effect({"hold": hold_id}, (_entry(approved, hold_id, "lifted"),))
 
 
+def keep_holds(connection: Connection) -> None:
+    """From here to the end of the transaction no hold is placed or lifted by another writer of the database."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(f"LOCK TABLE {HOLDS.name} IN SHARE ROW EXCLUSIVE MODE")
+
+
 def holds_in_force(connection: Connection, *conditions: ColumnElement[bool]) -> Sequence[Hold]:
     """The holds in force, oldest first."""
     query = select(HOLDS).where(HOLDS.c.state == IN_FORCE, *conditions).order_by(HOLDS.c.time_us, HOLDS.c.id)

@@ -29,7 +29,7 @@ from audit.tables import ENTRY, index_of, place
 from policyd.errors import OnHold
 from policyd.ledger.tables import HOLD
 from policyd.retention_settings import RetentionSettings
-from policyd.services.holds import HOLDS, IN_FORCE
+from policyd.services.holds import HOLDS, IN_FORCE, keep_holds
 
 DAY_US: Final = 86_400_000_000
 PAGE_ENTRIES: Final = 1_000
@@ -123,9 +123,8 @@ def look(connection: Connection, log: int, policy: Policy, time_us: int, after: 
 
 def perform(connection: Connection, log: int, removal: Removal) -> None:
     """Remove the bodies. Raises ``OnHold`` when one of them must stay; then nothing is removed."""
-    if connection.dialect.name == "postgresql":
-        # Another replica may place a hold at this moment: it waits, and finds the bodies gone; or this one waits.
-        connection.exec_driver_sql("LOCK TABLE legal_hold IN SHARE ROW EXCLUSIVE MODE")
+    # Another replica may place a hold at this moment: it waits, and finds the bodies gone; or this one waits.
+    keep_holds(connection)
     rows: list[Row[*tuple[Any, ...]]] = []
     for part in parts([place(log, index) for index in removal.indexes]):
         query = select(*_COLUMNS, ENTRY.c.principal).where(ENTRY.c.index.in_(part), ENTRY.c.kind >= 0)
