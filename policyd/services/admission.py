@@ -151,7 +151,7 @@ class Admission:
         change = Change(entry_id, tuple(setting_by_two(path, limit) for limit in document["limits"]))
         told = {"proposal": approved.proposal.id, "approval": approved.approval, "reason": document["reason"]}
         entry = set_entry(entry_id, approved.time_us, path, document["limits"], told)
-        judged = self.judge(connection, [_Asked(entry, change)])
+        judged = self._judge(connection, [_Asked(entry, change)])
         if entry_id in judged.refused:
             raise judged.refused[entry_id]
         return Effect({"change": entry_id}, tuple(judged.entries))

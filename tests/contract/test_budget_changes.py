@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
+import orjson
 import pytest
 from sqlalchemy import Engine
 
+from audit import store as log_store
+from audit.personal import Vault
+from audit.stores import SqliteStore
 from policyd.errors import BudgetRaised, PolicydError, ReservationConflict
 from policyd.ledger.changes import NO_CEILING, SetLimit, Setting, effective, key_of
 from policyd.ledger.rows import set_limits
 from policyd.ledger.rules import Changed, Denied, Limit, Posted
 from policyd.ledger.store import Change, Settlement
+from policyd.services.admission import Admission
+from policyd.services.budget_entries import setting_json
+from policyd.services.proposals import OPEN as OPEN_STATE
+from policyd.services.proposals import Approved, Proposal
 from tests.contract.test_ledger_store import Book, asked, name, reopened
 from tests.contract.test_ledger_store import engine as engine  # the same two stores
 
 ROOF = Limit("acme", "micro_usd", "total", 100)
+DAY_US = 86_400_000_000
 OPEN = Limit("acme/chat", "micro_usd", "total", NO_CEILING)
 
 
@@ -114,3 +124,25 @@ def test_two_changes_in_one_batch_and_a_rollback(book: Book) -> None:
     transaction.rollback()
     book.rows.forget()
     assert isinstance(book(asked(5, 20, ROOF)).results[0], Posted)
+
+
+def test_a_jump_at_the_start_is_told_once_also_when_two_persons_set_a_limit_first(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "audit.sqlite")
+    keys = store.open_keys(write=True)
+    assert keys is not None
+    engine = log_store.open_sqlite(store.path, "process_safe", origin="policyd/test")
+    with closing(Vault(keys, tmp_path / "personal.key")) as vault, closing(Book(engine).connection) as connection:
+        book = Book(engine)
+        book(asked(1, 1, ROOF))
+        time_us = book.rows.time_us + 2 * DAY_US
+        book.connection.close()
+        with connection.begin():
+            admission = Admission(connection, 0, DAY_US, lambda: (time_us, time_us))
+            told = [setting_json(Setting(ROOF, 50, "UTC", None, may_raise=True))]
+            document = {"path": ROOF.path, "limits": told, "reason": "less is needed"}
+            proposal = Proposal(name(2), OPEN_STATE, "budget.set", "acme", "", document, "token:ana", 0, 0)
+            effect = admission.set_by_two(connection, Approved(proposal, name(3), "token:ben", time_us), vault)
+            judged = admission.judge(connection, [])
+        events = [orjson.loads(entry.body).get("event") for entry in (*effect.entries, *judged.entries)]
+        assert (events.count("clock_jump"), events.count("set")) == (1, 1)
+    engine.dispose()
