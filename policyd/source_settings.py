@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class _Section(BaseModel):
@@ -57,7 +57,8 @@ class SourceSettings(_Section):
     )
     stale_max_ms: Annotated[int, Field(ge=1_000, le=31_536_000_000)] | None = Field(
         604_800_000,
-        description="how long decisions go on while the source does not confirm what is live; none: without end",
+        description="how long decisions go on while the source does not confirm what is live, "
+        "at least twice `poll_ms`; none: without end",
     )
 
     @field_validator("location")
@@ -88,3 +89,11 @@ class SourcesSettings(_Section):
     policies: SourceSettings | None = Field(None, description="the source of the policies, instead of `policies`")
     fleet: SourceSettings | None = Field(None, description="the source of the fleet, instead of `fleet`")
     poll_ms: Annotated[int, Field(ge=100, le=86_400_000)] = Field(10_000, description="how often sources are looked at")
+
+    @model_validator(mode="after")
+    def _looked_at_in_time(self) -> SourcesSettings:
+        for kind in ("policies", "fleet"):
+            source: SourceSettings | None = getattr(self, kind)
+            if source is not None and source.stale_max_ms is not None and source.stale_max_ms < 2 * self.poll_ms:
+                raise ValueError(f"sources.{kind}.stale_max_ms is less than twice sources.poll_ms ({self.poll_ms})")
+        return self

@@ -2,7 +2,8 @@
 that may go on.
 
 Rules: a source that answers with what is live leaves no trace in a decision; from the first fault on, every decision
-names since when its revision was not confirmed; beyond ``stale_max_ms`` no decision is made at all.
+names since when its revision was not confirmed; beyond ``stale_max_ms`` no decision is made at all, also when nobody
+has told of a fault, since whoever looks at the source may hang.
 """
 
 from __future__ import annotations
@@ -34,9 +35,7 @@ class SourceState:
 
     def too_old(self, now_us: int) -> bool:
         """Whether the limit is reached."""
-        if self.fault is None or self.stale_max_ms is None:
-            return False
-        return now_us - self.confirmed_us > self.stale_max_ms * 1_000
+        return self.stale_max_ms is not None and now_us - self.confirmed_us > self.stale_max_ms * 1_000
 
 
 @dataclass
@@ -60,7 +59,7 @@ class Freshness:
             if state.too_old(now_us):
                 raise RevisionStale(
                     f"the {kind} were last confirmed at {rfc3339(state.confirmed_us)}, and stale_max_ms is "
-                    f"{state.stale_max_ms}: {state.fault}"
+                    f"{state.stale_max_ms}: {state.fault or 'nobody has looked at the source since'}"
                 )
 
     def faults(self) -> Iterator[str]:
