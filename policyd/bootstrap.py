@@ -272,7 +272,7 @@ async def _assembled(
     stack.push_async_callback(cancel, loading)
     log = await open_log()
     await loading
-    activation = Activation(engine, log, make_entitlements)
+    activation = Activation(engine, make_entitlements, log)
     _declare(facts, await first_activated(activation, trees, tree, fleet))
     reader = await LogReader.open(directory, deadline_ms=settings.audit.search_deadline_ms)
     stack.push_async_callback(reader.close)

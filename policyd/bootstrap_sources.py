@@ -12,7 +12,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from audit.store import Position
 from policyd.core.fleet import Fleet
 from policyd.errors import ConfigError, PolicydError, RevisionError
 from policyd.ports import Engine, Entitlements, PolicyTree, TreeSource
@@ -20,7 +19,7 @@ from policyd.revisions import fleet_files, policy_files
 from policyd.revisions.kept import KeptTrees
 from policyd.revisions.tree_files import TreeFiles
 from policyd.revisions.tree_sources import LIMITS, BundleSource, DirectorySource
-from policyd.services.activation import Activation
+from policyd.services.activation import Activation, Candidates
 from policyd.services.freshness import FLEET, POLICIES, Freshness
 from policyd.services.sources import Followed, Sources
 from policyd.settings import Settings
@@ -119,13 +118,6 @@ class Trees:
     freshness: Freshness = field(default_factory=Freshness)
 
 
-class Unwritten:
-    """Stands where a log is, for checks that record nothing."""
-
-    async def submit(self, *_: object) -> Position:
-        raise NotImplementedError("a check records nothing")
-
-
 async def loaded_ahead(engine: Engine, tree: PolicyTree) -> None:
     """Compile what is activated next; its faults are for whoever activates it."""
     with suppress(RevisionError):
@@ -151,12 +143,12 @@ async def first_good(engine: Engine, sources: Sources, entitlements_of: Entitlem
 
     Raises the fault of the last pair when none does.
     """
-    activation = Activation(engine, Unwritten(), entitlements_of)
+    candidates = Candidates(engine, entitlements_of)
     try:
         while True:
             files = await asyncio.to_thread(sources.read)
             try:
-                await activation.proved(*files.revisions())
+                await candidates.proved(*files.revisions())
             except RevisionError as error:
                 if not sources.settled(error):
                     raise

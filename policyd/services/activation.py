@@ -29,30 +29,11 @@ KEPT_BEFORE: Final = 1
 
 
 @dataclass
-class Activation:
-    """Owns which snapshot is live."""
+class Candidates:
+    """Builds snapshots beside whatever serves, and checks them. It has no log, so nothing of it can go live."""
 
     engine: Engine
-    log: Log
     entitlements_of: Callable[[str, str, Fleet], Entitlements]
-    now: Now = now_us
-    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Held while policies are loaded or forgotten, so that nobody forgets what somebody else is about to use."""
-    _live: Snapshot | None = None
-    _tree: PolicyTree | None = None
-    _before: list[Snapshot] = field(default_factory=list)
-
-    def current(self) -> Snapshot:
-        """The live snapshot. Raises ``EngineUnavailable`` before the first activation."""
-        if self._live is None:
-            raise EngineUnavailable("no policies are active yet")
-        return self._live
-
-    def tree(self) -> PolicyTree:
-        """The policy tree of the live snapshot. Raises ``EngineUnavailable`` before the first activation."""
-        if self._tree is None:
-            raise EngineUnavailable("no policies are active yet")
-        return self._tree
 
     async def build(self, tree: PolicyTree, fleet: Fleet) -> Snapshot:
         """A snapshot beside the live one. Raises ``PolicyInvalid`` or ``EngineError``; the live one is untouched."""
@@ -89,6 +70,38 @@ class Activation:
             raise
         return snapshot
 
+    async def drop(self, digest: str) -> None:
+        """Have the engine forget policies."""
+        await self.engine.unload(digest)
+
+    def _dead_denials(self, tree: PolicyTree, fleet: Fleet) -> list[Finding]:
+        return dead_denials(self.entitlements_of(tree.casbin_model, tree.casbin_rows, fleet), fleet)
+
+
+@dataclass
+class Activation(Candidates):
+    """Owns which snapshot is live."""
+
+    log: Log
+    now: Now = now_us
+    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while policies are loaded or forgotten, so that nobody forgets what somebody else is about to use."""
+    _live: Snapshot | None = None
+    _tree: PolicyTree | None = None
+    _before: list[Snapshot] = field(default_factory=list)
+
+    def current(self) -> Snapshot:
+        """The live snapshot. Raises ``EngineUnavailable`` before the first activation."""
+        if self._live is None:
+            raise EngineUnavailable("no policies are active yet")
+        return self._live
+
+    def tree(self) -> PolicyTree:
+        """The policy tree of the live snapshot. Raises ``EngineUnavailable`` before the first activation."""
+        if self._tree is None:
+            raise EngineUnavailable("no policies are active yet")
+        return self._tree
+
     async def activate(
         self,
         tree: PolicyTree,
@@ -120,9 +133,6 @@ class Activation:
             await self.drop(tree.digest)
             raise
         return snapshot
-
-    def _dead_denials(self, tree: PolicyTree, fleet: Fleet) -> list[Finding]:
-        return dead_denials(self.entitlements_of(tree.casbin_model, tree.casbin_rows, fleet), fleet)
 
     async def _forget(self) -> None:
         """Unload policies that no kept snapshot uses."""

@@ -9,15 +9,13 @@ place in the log. It refuses to write: it is given no log.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Final
 
 import orjson
 
-from audit.record import Blob, Entry
-from audit.store import Position
 from policyd.core.decide import decide
 from policyd.core.facts import Facts
 from policyd.core.fleet import Fleet, SlaClass, Weights
@@ -26,14 +24,12 @@ from policyd.core.pool import Pool, Price
 from policyd.core.principal import Principal
 from policyd.core.snapshot import Snapshot
 from policyd.core.workload import DecisionRequest
-from policyd.errors import AuditError, PolicydError, RequestError
-from policyd.ledger.store import Operation
+from policyd.errors import PolicydError, RequestError
 from policyd.ports import Engine, Entitlements, PolicyTree
-from policyd.services.activation import Activation
+from policyd.services.activation import Candidates
 from policyd.services.answers import Made, Revisions
 from policyd.services.clock import next_boundary_us, uuid7
 from policyd.services.frames import Frames
-from policyd.services.idempotency import Claim
 from policyd.services.permission import require_scope, told_to
 from policyd.services.sheets import SheetBook, SheetLimits
 
@@ -127,20 +123,6 @@ def _shared(old: Mapping[str, int], asked: Mapping[str, int]) -> dict[str, int]:
     return {**shared, **asked}
 
 
-class _NoLog:
-    """The log of a simulation: there is none."""
-
-    async def submit(
-        self,
-        entry: Entry,
-        blobs: Sequence[Blob] = (),
-        claim: Claim | None = None,
-        operation: Operation | None = None,
-    ) -> Position:
-        """Refuse."""
-        raise AuditError(f"a simulation writes nothing, and {len(blobs)} blobs of a {entry.kind} were to be written")
-
-
 @dataclass(frozen=True, slots=True)
 class Simulated:
     """One workload in one snapshot: what was made, or the error that a real request would have met."""
@@ -162,13 +144,13 @@ class Simulator:
         limits: SheetLimits,
         made_already: SheetBook | None = None,
     ) -> None:
-        self._activation = Activation(engine, _NoLog(), entitlements_of)
+        self._candidates = Candidates(engine, entitlements_of)
         self._book = SheetBook(engine, limits)
         self._made_already = made_already
 
     async def build(self, tree: PolicyTree, fleet: Fleet) -> Snapshot:
-        """A snapshot of these revisions, with every check that activation makes."""
-        return await self._activation.build(tree, fleet)
+        """A snapshot of these revisions, each checked by itself."""
+        return await self._candidates.build(tree, fleet)
 
     async def decide(
         self, snapshot: Snapshot, request: DecisionRequest, principal: Principal, facts: Facts, time_us: int
