@@ -208,7 +208,8 @@ def test_a_receiver_that_fails_hears_later_and_holds_up_nobody(
         listening.mode = "well"
         await until(lambda: len(listening.heard) == 1)
         await until(lambda: dict(webhooks.failing_s())["ops",] == 0)
-        assert read_states(found.parts.directory.path)["receivers"]["ops"]["failing_since"] is None
+        # The file follows: it is written when the turn is over.
+        await until(lambda: read_states(found.parts.directory.path)["receivers"]["ops"]["failing_since"] is None)
 
     spending(tmp_path, fleet, bank_chat, work)
     well.close()
