@@ -4,24 +4,18 @@ balances, on both stores. A few rounds normally, 200 with ``--long``; all of the
 from __future__ import annotations
 
 import asyncio
-import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine
 
 from audit import store
 from audit.postgresql_store import PostgresqlStore
-from audit.tables import BODY
-from policyd.ledger.rows import account_of, charges_of, hold_id
-from policyd.ledger.rules import STATES
-from policyd.ledger.tables import ACCOUNT, HOLD
-from policyd.services.admission import postings_of
 from tests.fault_table import Counted
+from tests.kept_holds import check_kept_holds
 from tests.killed_server import WORKLOAD, killed_under_load
 
 CALLERS = 32
@@ -62,35 +56,6 @@ class Spenders:
         assert not self._thread.is_alive(), "a caller hangs"
 
 
-def check(engine: Engine, answered: dict[str, str]) -> None:
-    """Every answer is kept, every hold is recorded, and balances are both the sum of holds and the end of the log."""
-    with engine.connect() as connection:
-        holds = {hold_id(row): row for row in connection.execute(select(HOLD))}
-        accounts = {row.number: account_of(row) for row in connection.execute(select(ACCOUNT))}
-        bodies = [json.loads(body) for (body,) in connection.execute(select(BODY.c.body).order_by(BODY.c.index))]
-    engine.dispose()
-    reserved = dict.fromkeys(accounts, 0)
-    for row in holds.values():
-        for number, amount in charges_of(row):
-            reserved[number] += amount if STATES[row.state] == "held" else 0
-    assert reserved == {number: account.reserved for number, account in accounts.items()}
-    recorded = {body["id"] for body in bodies if "postings" in body.get("admission", {})}
-    assert recorded == holds.keys()  # no hold without its decision, and no decision without its hold
-    last: dict[tuple[Any, ...], list[Any]] = {}
-    for body in bodies:
-        for posting, _ in postings_of(body):
-            key, balance = tuple(posting.key), list(posting[1:])
-            assert balance[0] == (last[key][0] if key in last else 0) + 1
-            last[key] = balance
-    for account in accounts.values():
-        kept = [account.sequence, account.limit, account.reserved, account.spent, account.leased, account.debt]
-        assert not account.sequence or last[tuple(account.key)] == kept
-    for id, state in answered.items():
-        # What was answered as held may have been settled or released just before the kill, without an answer.
-        assert id in holds
-        assert state == "held" or STATES[holds[id].state] == state
-
-
 def kill_rounds(
     data: Path, repository: Path, rounds: int, open_reader: Callable[[], Engine], counted: Counted, **settings: str
 ) -> None:
@@ -98,7 +63,7 @@ def kill_rounds(
     for nth in range(rounds):
         load = killed_under_load(data, repository, Spenders, 60 + 7 * (nth % 5), settings=settings)
         answered |= load.answered
-        check(open_reader(), answered)
+        check_kept_holds(open_reader(), answered)
     assert len(answered) >= 60 * rounds
     counted("rounds", rounds)
     counted("acknowledged", len(answered))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import socket
+import subprocess
 import threading
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager
@@ -20,6 +22,38 @@ from policyd.settings import load_settings
 T = TypeVar("T")
 
 START_TIMEOUT_S = 60
+
+
+FAILING_SYNC = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+/* EIO while the file BREAK_SYNC exists, for files whose path has BREAK_SYNC_OF in it. */
+static int broken(int fd) {
+    const char *flag = getenv("BREAK_SYNC"), *of = getenv("BREAK_SYNC_OF");
+    char link[64], path[4096];
+    ssize_t length;
+    if (!flag || access(flag, F_OK) != 0) return 0;
+    if (!of) return 1;
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    length = readlink(link, path, sizeof path - 1);
+    if (length < 0) return 0;
+    path[length] = 0;
+    return strstr(path, of) != NULL;
+}
+int fsync(int fd) {
+    if (broken(fd)) { errno = EIO; return -1; }
+    return ((int (*)(int)) dlsym(RTLD_NEXT, "fsync"))(fd);
+}
+int fdatasync(int fd) {
+    if (broken(fd)) { errno = EIO; return -1; }
+    return ((int (*)(int)) dlsym(RTLD_NEXT, "fdatasync"))(fd);
+}
+"""
 
 
 class ApiServer:
@@ -131,3 +165,15 @@ def bank_chat() -> dict[str, Any]:
         },
         "options": {"limit": 3},
     }
+
+
+@pytest.fixture(scope="session")
+def failing_sync(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A library that makes fsync fail while the file ``BREAK_SYNC`` exists: for ``LD_PRELOAD``."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("making fsync fail needs a C compiler")
+    folder = tmp_path_factory.mktemp("failing_sync")
+    (folder / "shim.c").write_text(FAILING_SYNC)
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", folder / "shim.so", folder / "shim.c", "-ldl"], check=True)
+    return folder / "shim.so"

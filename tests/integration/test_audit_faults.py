@@ -219,23 +219,6 @@ async def main():
 asyncio.run(main())
 """
 
-SHIM = """
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <errno.h>
-#include <stdlib.h>
-#include <unistd.h>
-static int broken(void) { const char *flag = getenv("BREAK_SYNC"); return flag && access(flag, F_OK) == 0; }
-int fsync(int fd) {
-    if (broken()) { errno = EIO; return -1; }
-    return ((int (*)(int)) dlsym(RTLD_NEXT, "fsync"))(fd);
-}
-int fdatasync(int fd) {
-    if (broken()) { errno = EIO; return -1; }
-    return ((int (*)(int)) dlsym(RTLD_NEXT, "fdatasync"))(fd);
-}
-"""
-
 
 def check_fault(path: Path, repository: Path, fault: str, environment: dict[str, str]) -> None:
     data, flag = path / "data", path / "flag"
@@ -259,12 +242,8 @@ def test_a_file_that_may_not_grow_is_an_error_until_it_may(tmp_path: Path, repos
 
 
 @pytest.mark.fault("EIO from fsync")
-def test_a_disk_that_fails_to_sync_is_an_error_until_it_works(tmp_path: Path, repository: Path) -> None:
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.skip("making fsync fail needs a C compiler")
-    source, shim = tmp_path / "shim.c", tmp_path / "shim.so"
-    source.write_text(SHIM)
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", shim, source, "-ldl"], check=True)
-    environment = {"LD_PRELOAD": str(shim), "BREAK_SYNC": str(tmp_path / "flag")}
+def test_a_disk_that_fails_to_sync_is_an_error_until_it_works(
+    failing_sync: Path, tmp_path: Path, repository: Path
+) -> None:
+    environment = {"LD_PRELOAD": str(failing_sync), "BREAK_SYNC": str(tmp_path / "flag")}
     check_fault(tmp_path, repository, "sync", environment)
