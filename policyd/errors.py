@@ -27,6 +27,8 @@
     │   ├── FleetInvalid
     │   ├── PolicyInvalid
     │   ├── SourceRefused      a source holds what must not go live                   422, exit 1
+    │   ├── SignatureRefused   a signature that does not prove what is needed         422, exit 1
+    │   │   └── ApprovalRefused  an approval that does not count                       422, exit 1
     │   ├── SourceUnreachable  a source of revisions does not answer                  503, exit 1
     │   └── RevisionStale      nobody could confirm what is live for too long         503, exit 1
     ├── EngineError            a cold evaluation that brought no verdict               503, exit 1
@@ -290,6 +292,18 @@ class SourceRefused(RevisionError):
     code = "revision.refused"
     title = "The source of revisions holds what must not go live"
     remedy = "mend what is named at the source; the last good revision keeps serving"
+
+
+class SignatureRefused(RevisionError):
+    code = "revision.signature"
+    title = "The signature does not prove what is needed"
+    remedy = "sign again with a key of the allowed signers that is in date; see docs/how-to/sign-and-approve.md"
+
+
+class ApprovalRefused(SignatureRefused):
+    code = "revision.approval"
+    title = "The approval does not count"
+    remedy = "approve the revision as it is now, with a key of the allowed signers: `policyd policy approve`"
 
 
 class SourceUnreachable(RevisionError):
