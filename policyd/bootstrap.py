@@ -27,6 +27,7 @@ from policyd.core.principal import LOCAL, Grant, GrantDocument, Principal
 from policyd.core.snapshot import Snapshot
 from policyd.engines.embedded import EmbeddedEngine
 from policyd.engines.entitlements import CasbinEntitlements
+from policyd.engines.opa_bundle import BundleKey
 from policyd.errors import ConfigError
 from policyd.identity.credentials import Authenticator, Certificates, Claims
 from policyd.identity.limits import Limiter
@@ -38,6 +39,7 @@ from policyd.revisions.policy_files import load_policy_tree
 from policyd.revisions.tree_files import TreeFiles, read_tree_files
 from policyd.services.activation import Activation
 from policyd.services.budget_changes import BudgetChanges
+from policyd.services.bundles import PolicyBundles
 from policyd.services.clock import now_us
 from policyd.services.committer import Committer
 from policyd.services.crossed import Crossed
@@ -60,7 +62,7 @@ from policyd.services.simulations import SimulationLimits, Simulations
 from policyd.services.sources import Sources
 from policyd.services.two_persons import TwoPersons
 from policyd.services.writer import CommitLimits
-from policyd.settings import AuthSettings, EngineSettings, OidcSettings, Settings
+from policyd.settings import AuthSettings, BundleSettings, EngineSettings, OidcSettings, Settings
 from policyd.telemetry import Exposition, Telemetry
 
 if TYPE_CHECKING:
@@ -95,6 +97,7 @@ class Running:
     settlements: Settlements
     two_persons: TwoPersons
     budgets: BudgetChanges
+    bundles: PolicyBundles
     principal: Principal = LOCAL
     """Who acts on the command line, beside no server."""
     workers_fault: Callable[[], str | None] = lambda: None
@@ -161,6 +164,12 @@ def make_engine(settings: EngineSettings) -> Engine:
     if settings.opa_url is not None:
         return OpaEngine.at_url(settings.opa_url, token=read_secret(settings.opa_token_file))
     return OpaEngine.child(os.environ.get("POLICYD_OPA_BINARY", settings.opa_binary))
+
+
+def make_bundle_key(settings: BundleSettings) -> BundleKey | None:
+    """The key that signs bundles, when there is one. Raises ``ConfigError``."""
+    pem = read_secret(settings.signing_key_file)
+    return None if pem is None else BundleKey.read(pem.encode(), settings.key_id)
 
 
 def make_entitlements(model: str, rows: str, fleet: Fleet) -> Entitlements:
@@ -322,6 +331,7 @@ async def _assembled(
         Settlements(log, reader, log.origin),
         _two_persons(settings, log, reader, activation),
         BudgetChanges(log, activation, crossed, log.origin, _alone_max(settings)),
+        PolicyBundles(activation, make_bundle_key(settings.bundles)),
     )
 
 

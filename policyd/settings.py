@@ -143,6 +143,17 @@ class AuditSettings(_Section):
     )
 
 
+class BundleSettings(_Section):
+    """The bundle of the live policies, for OPA servers that follow them."""
+
+    signing_key_file: Path | None = Field(
+        None, description="private key, PEM, P-256 or RSA, that signs bundles; none: they are not signed"
+    )
+    key_id: str = Field(
+        "policyd", description="the name under which OPA knows its public key", pattern=r"^[A-Za-z0-9._-]{1,64}$"
+    )
+
+
 class FactsSettings(_Section):
     """Where headroom, queue, health and spent budgets come from."""
 
@@ -378,6 +389,7 @@ class Settings(_Section):
     )
     simulation: SimulationSettings = SimulationSettings()
     sources: SourcesSettings = SourcesSettings()
+    bundles: BundleSettings = BundleSettings()
     auth: AuthSettings = AuthSettings()
     tls: TlsSettings = TlsSettings()
     limits: LimitSettings = LimitSettings()

@@ -19,6 +19,7 @@ from policyd.api.authzen import authzen_router
 from policyd.api.batch import batch_router
 from policyd.api.break_even import BreakEvenRequest, break_even_router
 from policyd.api.budgets import BudgetRequest, LimitRequest, budget_router
+from policyd.api.bundles import bundle_router
 from policyd.api.decisions import decision_router
 from policyd.api.direct import DirectDecision
 from policyd.api.ext_authz import ext_authz_router
@@ -109,6 +110,7 @@ def create_app(running: Parts) -> FastAPI:
         batch_router(running, packing),
         break_even_router(running),
         budget_router(running),
+        bundle_router(running),
         decision_router(running, packing),
         ext_authz_router(running),
         fleet_router(running),

@@ -12,6 +12,7 @@ from policyd.api.callers import Callers
 from policyd.core.snapshot import Snapshot
 from policyd.ports import Engine
 from policyd.services.budget_changes import BudgetChanges
+from policyd.services.bundles import PolicyBundles
 from policyd.services.data_directory import DataDirectory
 from policyd.services.decisions import DecisionService, WrittenLog
 from policyd.services.facts_holder import FactsHolder
@@ -57,6 +58,9 @@ class Parts(Protocol):
 
     @property
     def budgets(self) -> BudgetChanges: ...
+
+    @property
+    def bundles(self) -> PolicyBundles: ...
 
     @property
     def telemetry(self) -> Telemetry: ...
