@@ -40,6 +40,8 @@ HISTORY_MAX: Final = 200_000
 """Commits that are looked through for the last good one."""
 ENTRIES_MAX: Final = 50_000
 """Entries of a tree that are looked at, whatever their names."""
+PROOF_MAX_BYTES: Final = 8 * 1024**2
+"""The commit and its folders, which whoever asks computes again."""
 TAGS_MAX: Final = 8
 """Tags that may point at one another."""
 NAMES_SHOWN: Final = 8
@@ -59,7 +61,10 @@ class Unreachable(Exception):
 
 
 def answer(request: Mapping[str, Any]) -> dict[str, Any]:
-    """The tree that a request asks for, as ``{"commit", "files"}``; without files when the commit is known already."""
+    """The tree that a request asks for, as ``{"commit", "files", "proof"}``; only the commit when it is known already.
+
+    The proof is the commit and its folders, as they are: whoever asks trusts this process with nothing.
+    """
     mirror = Path(request["mirror"])
     repository = _opened(mirror)
     with repository:
@@ -77,9 +82,30 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
             return {"commit": known}
         if known is not None and not request["accept_rewritten"]:
             _require_descent(repository, commit, ObjectID(known.encode("ascii")))
-        files = dict(_files(repository, commit, request))
+        proof = _Proof()
+        proof.add(commit)
+        files = dict(_files(repository, commit, request, proof))
         repository.refs[_ref(request)] = commit.id
-        return {"commit": commit.id.decode("ascii"), "files": files}
+        return {"commit": commit.id.decode("ascii"), "files": files, "proof": proof.told}
+
+
+class _Proof:
+    """The objects that lead from the commit to the files, in base64, the commit first."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self._seen: set[ObjectID] = set()
+        self._bytes = 0
+
+    def add(self, found: ShaFile) -> None:
+        if found.id in self._seen:
+            return
+        raw = found.as_raw_string()
+        self._seen.add(found.id)
+        self._bytes += len(raw)
+        if self._bytes > PROOF_MAX_BYTES:
+            raise Refused(f"the commit and its folders are larger than {PROOF_MAX_BYTES} bytes")
+        self.told.append(base64.b64encode(raw).decode("ascii"))
 
 
 def _opened(mirror: Path) -> Repo:
@@ -225,15 +251,16 @@ def _require_descent(repository: Repo, tip: Commit, known: ObjectID) -> None:
     )
 
 
-def _files(repository: Repo, commit: Commit, request: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _files(repository: Repo, commit: Commit, request: Mapping[str, Any], proof: _Proof) -> Iterator[tuple[str, str]]:
     """Path and base64 of every file of the tree whose name ends as those of its kind."""
     limits, suffixes = request["limits"], tuple(request["suffixes"])
-    pending: list[tuple[str, Tree, int]] = [("", _folder(repository, commit, request["path"]), 0)]
+    pending: list[tuple[str, Tree, int]] = [("", _folder(repository, commit, request["path"], proof), 0)]
     entries = files = total_bytes = 0
     while pending:
         above, tree, depth = pending.pop()
         if depth > limits["depth"]:
             raise Refused(f"{above} is deeper than {limits['depth']} folders")
+        proof.add(tree)
         entries += len(tree)
         if entries > ENTRIES_MAX:
             raise Refused(f"the tree has more than {ENTRIES_MAX} entries")
@@ -269,8 +296,9 @@ def _taken(above: str, tree: Tree, suffixes: tuple[str, ...]) -> Iterator[tuple[
             yield path, kind == stat.S_IFDIR, sha
 
 
-def _folder(repository: Repo, commit: Commit, path: str) -> Tree:
+def _folder(repository: Repo, commit: Commit, path: str, proof: _Proof) -> Tree:
     found: ShaFile = _object(repository, commit.tree)
+    proof.add(found)
     for part in [part for part in path.split("/") if part]:
         if not isinstance(found, Tree) or part.encode() not in found:
             raise Refused(f"the commit {commit.id.decode()} has no folder {path!r}")
@@ -278,6 +306,7 @@ def _folder(repository: Repo, commit: Commit, path: str) -> Tree:
         if stat.S_IFMT(mode) != stat.S_IFDIR:
             raise Refused(f"{path!r} is no folder of the commit {commit.id.decode()}")
         found = _object(repository, name)
+        proof.add(found)
     if not isinstance(found, Tree):
         raise Refused(f"{path!r} is no folder of the commit {commit.id.decode()}")
     return found

@@ -21,11 +21,13 @@ from urllib.parse import urlsplit
 import orjson
 
 from policyd.errors import ConfigError, SourceRefused, SourceUnreachable
-from policyd.ports import SourceTree, TreeLimits
+from policyd.ports import CommitProof, SourceTree, TreeLimits
 
 SECRET_MAX_CHARS: Final = 8_192
 _ENCODED: Final = 3
 """An answer is at most so many times as long as the tree in it."""
+_PROOF_MAX_BYTES: Final = 16 * 1024**2
+"""And so much longer, for the commit and its folders."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,8 @@ class GitSource:
         files = {PurePosixPath(path): base64.b64decode(content) for path, content in said["files"].items()}
         if not files:
             raise SourceRefused(f"{self.place}: holds no file that ends in {' or '.join(self.suffixes)}")
-        return SourceTree(files, said["commit"])
+        commit, *trees = (base64.b64decode(raw) for raw in said["proof"])
+        return SourceTree(files, said["commit"], CommitProof(commit, tuple(trees), self.at.path))
 
     def _request(self, known: str | None) -> dict[str, Any]:
         at, limits = self.at, self.limits
@@ -121,8 +124,9 @@ class GitSource:
                     os.killpg(child.pid, signal.SIGKILL)
                 child.wait()
             told.seek(0)
-            content = told.read(self.limits.tree_bytes * _ENCODED + 1)
-            if child.returncode != 0 or len(content) > self.limits.tree_bytes * _ENCODED:
+            answer_max_bytes = self.limits.tree_bytes * _ENCODED + _PROOF_MAX_BYTES
+            content = told.read(answer_max_bytes + 1)
+            if child.returncode != 0 or len(content) > answer_max_bytes:
                 complained.seek(0)
                 last = complained.read(65_536).decode("utf-8", "replace").strip().splitlines()[-1:]
                 reason = last[0] if last else f"ended with {child.returncode}"

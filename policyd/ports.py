@@ -154,11 +154,22 @@ class TreeLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class CommitProof:
+    """What shows that a git commit holds the files of a tree: the bytes of the commit and of its folders, and which
+    folder of the repository the tree is. Nothing of it is proved before it is computed again."""
+
+    commit: bytes
+    trees: tuple[bytes, ...]
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
 class SourceTree:
     """One tree of files as a source gave it, and the commit that holds it, when the source can name one."""
 
     files: Mapping[PurePosixPath, bytes]
     commit: str | None
+    proof: CommitProof | None = None
 
 
 class TreeSource(Protocol):

@@ -18,6 +18,7 @@ from policyd.core.principal import GrantDocument
 from policyd.documents import Document, Spot, model_findings, read_yaml
 from policyd.errors import ConfigError, Finding
 from policyd.retention_settings import RetentionSettings
+from policyd.revision_settings import RevisionSettings
 from policyd.source_settings import SourcesSettings
 from policyd.source_settings import is_loopback as is_loopback
 
@@ -390,6 +391,7 @@ class Settings(_Section):
     simulation: SimulationSettings = SimulationSettings()
     sources: SourcesSettings = SourcesSettings()
     bundles: BundleSettings = BundleSettings()
+    revisions: RevisionSettings = RevisionSettings()
     auth: AuthSettings = AuthSettings()
     tls: TlsSettings = TlsSettings()
     limits: LimitSettings = LimitSettings()

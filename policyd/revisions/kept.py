@@ -20,6 +20,7 @@ from typing import Any, Final
 import orjson
 
 from policyd.errors import RevisionError
+from policyd.ports import CommitProof
 from policyd.revisions.trees import MAX_TREE_BYTES, tree_digest
 
 KEPT_MAX: Final = 16
@@ -30,16 +31,17 @@ _FILE_MAX_BYTES: Final = 2 * MAX_TREE_BYTES
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """The files of one revision, its content address, and the commit that holds it."""
+    """The files of one revision, its content address, the commit that holds it, and what shows that it does."""
 
     files: Mapping[PurePosixPath, bytes]
     commit: str | None
     digest: str
+    proof: CommitProof | None = None
 
     @classmethod
-    def of(cls, files: Mapping[PurePosixPath, bytes], commit: str | None) -> Tree:
+    def of(cls, files: Mapping[PurePosixPath, bytes], commit: str | None, proof: CommitProof | None = None) -> Tree:
         """The revision that these files are."""
-        return cls(files, commit, tree_digest(files))
+        return cls(files, commit, tree_digest(files), proof)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ class KeptTrees:
             confirmed_us = int(said["confirmed_us"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return None if tree is None else (Tree(tree.files, said["commit"], tree.digest), confirmed_us)
+        return None if tree is None else (_labelled(tree, said["commit"]), confirmed_us)
 
     def find(self, digest: str) -> Tree | None:
         """A kept revision by its digest; None when it is not there, or is not what was kept."""
@@ -88,10 +90,10 @@ class KeptTrees:
             with self._path(digest).open("rb") as file:
                 found = orjson.loads(file.read(_FILE_MAX_BYTES))
             files = {PurePosixPath(path): base64.b64decode(text) for path, text in found["files"].items()}
-            commit = found["commit"]
+            commit, proof = found["commit"], _proof(found.get("proof"))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
-        tree = Tree.of(files, commit)
+        tree = Tree.of(files, commit, proof)
         return tree if tree.digest == digest else None
 
     def digests(self) -> list[str]:
@@ -112,7 +114,22 @@ def _encoded(tree: Tree) -> bytes:
         "commit": tree.commit,
         "files": {str(path): base64.b64encode(content).decode("ascii") for path, content in tree.files.items()},
     }
+    if tree.proof is not None:
+        objects = (tree.proof.commit, *tree.proof.trees)
+        document["proof"] = [tree.proof.path, *(base64.b64encode(raw).decode("ascii") for raw in objects)]
     return orjson.dumps(document)
+
+
+def _proof(told: list[str] | None) -> CommitProof | None:
+    if told is None:
+        return None
+    path, commit, *trees = told
+    return CommitProof(base64.b64decode(commit), tuple(map(base64.b64decode, trees)), path)
+
+
+def _labelled(tree: Tree, commit: str | None) -> Tree:
+    """A tree under another commit that holds it too; what was shown of the first shows nothing of this one."""
+    return tree if commit == tree.commit else Tree(tree.files, commit, tree.digest)
 
 
 def _write(path: Path, content: bytes) -> None:

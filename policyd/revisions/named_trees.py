@@ -50,7 +50,7 @@ def named_tree(name: str, suffixes: tuple[str, ...], kept: KeptTrees, folder: st
         source: TreeSource = BundleSource(path, suffixes) if bundle else DirectorySource(path, suffixes)
         found = source.read(None)
         assert found is not None  # only a source that is asked for a known commit says that nothing is new
-        return NamedTree(Kept.of(found.files, found.commit), path if path.is_dir() else path.parent)
+        return NamedTree(Kept.of(found.files, found.commit, found.proof), path if path.is_dir() else path.parent)
     if _DIGEST.fullmatch(name):
         tree = kept.find(name)
         if tree is None:

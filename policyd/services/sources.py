@@ -67,7 +67,7 @@ class Followed:
             return
         if before is not None:
             _log.warning("%s: %s can be read again", self.kind, self.source.place)
-        self.newest = self.good if found is None else Tree.of(found.files, found.commit)
+        self.newest = self.good if found is None else Tree.of(found.files, found.commit, found.proof)
 
     @property
     def confirmed(self) -> bool:
