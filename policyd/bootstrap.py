@@ -19,7 +19,15 @@ from typing import TYPE_CHECKING, Final
 from connectors.otel_signals import exported_signals, switched_off
 from connectors.static import DeclaredFacts, StaticFacts
 from policyd.api.callers import Callers
-from policyd.bootstrap_sources import Parsed, Read, Trees, first_activated, loaded_ahead, make_sources, refuse_followed
+from policyd.bootstrap_sources import (
+    Parsed,
+    Read,
+    Trees,
+    first_activated,
+    loaded_ahead,
+    make_sources,
+    refuse_followed,
+)
 from policyd.bootstrap_webhooks import cancel, read_secret
 from policyd.core.budgets import SCALE
 from policyd.core.fleet import Fleet
@@ -36,6 +44,7 @@ from policyd.ledger.chart import UNITS
 from policyd.ports import Engine, Entitlements, FactSource, PolicyTree
 from policyd.revisions.fleet_files import load_fleet
 from policyd.revisions.policy_files import load_policy_tree
+from policyd.revisions.pushes import Pushes
 from policyd.revisions.tree_files import TreeFiles, read_tree_files
 from policyd.services.activation import Activation
 from policyd.services.budget_changes import BudgetChanges
@@ -61,8 +70,10 @@ from policyd.services.sheets import SheetBook, SheetLimits
 from policyd.services.simulations import SimulationLimits, Simulations
 from policyd.services.sources import Sources
 from policyd.services.two_persons import TwoPersons
+from policyd.services.webhook_forms import secret_of
 from policyd.services.writer import CommitLimits
 from policyd.settings import AuthSettings, BundleSettings, EngineSettings, OidcSettings, Settings
+from policyd.source_settings import SourcesSettings
 from policyd.telemetry import Exposition, Telemetry
 
 if TYPE_CHECKING:
@@ -98,6 +109,8 @@ class Running:
     two_persons: TwoPersons
     budgets: BudgetChanges
     bundles: PolicyBundles
+    pushes: Pushes | None
+    look: Callable[[], None]
     principal: Principal = LOCAL
     """Who acts on the command line, beside no server."""
     workers_fault: Callable[[], str | None] = lambda: None
@@ -172,6 +185,17 @@ def make_bundle_key(settings: BundleSettings) -> BundleKey | None:
     return None if pem is None else BundleKey.read(pem.encode(), settings.key_id)
 
 
+def make_pushes(settings: SourcesSettings) -> Pushes | None:
+    """What judges the pushes that git servers tell of; None when nobody is to tell. Raises ``ConfigError``."""
+    if settings.webhook is None:
+        return None
+    secret = read_secret(settings.webhook.secret_file)
+    assert secret is not None
+    followed = [source for source in (settings.policies, settings.fleet) if source is not None]
+    refs = {f"refs/tags/{each.tag}" if each.tag else f"refs/heads/{each.branch}" for each in followed}
+    return Pushes(settings.webhook.form, secret_of(secret), frozenset(refs))
+
+
 def make_entitlements(model: str, rows: str, fleet: Fleet) -> Entitlements:
     """Casbin, built aside; the domain ``*`` stands for every tenant of the fleet."""
     return CasbinEntitlements.build(model, rows, domains=fleet.tenants)
@@ -231,6 +255,7 @@ async def running_beside(
     workers_fault: Callable[[], str | None],
     figures: Callable[[], Awaitable[Figures]],
     freshness: Freshness,
+    look: Callable[[], None],
 ) -> AsyncIterator[Running]:
     """A policyd whose log is written by another process; ``read`` gives the trees that this process is to serve."""
     async with AsyncExitStack() as stack:
@@ -242,7 +267,7 @@ async def running_beside(
         parts = await _assembled(
             settings, directory_of(settings), telemetry, linked, Trees(read, freshness=freshness), stack
         )
-        parts.workers_fault = workers_fault
+        parts.workers_fault, parts.look = workers_fault, look
         whole = parts.whole = Shown(parts.telemetry)
 
         async def gather() -> None:
@@ -285,10 +310,7 @@ async def _assembled(
     _declare(facts, await first_activated(activation, trees, tree, fleet))
     reader = await LogReader.open(directory, deadline_ms=settings.audit.search_deadline_ms)
     stack.push_async_callback(reader.close)
-    crossed = Crossed(reader, activation)
-    await crossed.refresh()
-    watching = asyncio.create_task(crossed.keep_fresh())
-    stack.push_async_callback(cancel, watching)
+    crossed = await _start_crossed(reader, activation, stack)
     book = SheetBook(engine, _sheet_limits(settings.engine), telemetry=telemetry)
     decisions = DecisionService(
         activation,
@@ -332,7 +354,18 @@ async def _assembled(
         _two_persons(settings, log, reader, activation),
         BudgetChanges(log, activation, crossed, log.origin, _alone_max(settings)),
         PolicyBundles(activation, make_bundle_key(settings.bundles)),
+        make_pushes(settings.sources),
+        reload.look,
     )
+
+
+async def _start_crossed(reader: LogReader, activation: Activation, stack: AsyncExitStack) -> Crossed:
+    """Which thresholds of budgets are crossed, known and kept so."""
+    crossed = Crossed(reader, activation)
+    await crossed.refresh()
+    watching = asyncio.create_task(crossed.keep_fresh())
+    stack.push_async_callback(cancel, watching)
+    return crossed
 
 
 def _two_persons(settings: Settings, log: WrittenLog, reader: LogReader, activation: Activation) -> TwoPersons:

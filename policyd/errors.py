@@ -177,6 +177,14 @@ class ProposalClosed(RequestError):
     remedy = "look at what is open with `policyd approve`, and propose it again"
 
 
+class PushReplayed(RequestError):
+    code = "revision.push_replayed"
+    http_status = 409
+    exit_code = 1
+    title = "This word of a push was taken before"
+    remedy = "nothing is to be done: the sources were looked at then; to have them looked at again, push or send SIGHUP"
+
+
 class OnHold(RequestError):
     code = "audit.on_hold"
     http_status = 409

@@ -83,15 +83,27 @@ class SourceSettings(_Section):
         return value.strip("/")
 
 
+class PushSettings(_Section):
+    """The webhook by which a git server says that somebody has pushed: `POST /v1/revisions/webhook`."""
+
+    form: Literal["github", "gitlab", "gitlab_token"] = Field(
+        description="`github` and `gitlab` sign the body; `gitlab_token` sends the secret token itself"
+    )
+    secret_file: Path = Field(description="file with the secret that the git server has too, 16 bytes at least")
+
+
 class SourcesSettings(_Section):
     """Where revisions come from, when they are followed while policyd serves."""
 
     policies: SourceSettings | None = Field(None, description="the source of the policies, instead of `policies`")
     fleet: SourceSettings | None = Field(None, description="the source of the fleet, instead of `fleet`")
+    webhook: PushSettings | None = Field(None, description="who says that there is something new, besides polling")
     poll_ms: Annotated[int, Field(ge=100, le=86_400_000)] = Field(10_000, description="how often sources are looked at")
 
     @model_validator(mode="after")
     def _looked_at_in_time(self) -> SourcesSettings:
+        if self.webhook is not None and self.policies is None and self.fleet is None:
+            raise ValueError("sources.webhook is set, and there is no source to look at")
         for kind in ("policies", "fleet"):
             source: SourceSettings | None = getattr(self, kind)
             if source is not None and source.stale_max_ms is not None and source.stale_max_ms < 2 * self.poll_ms:

@@ -36,12 +36,14 @@ from policyd.api.openapi_budgets import BUDGET_SHOWN
 from policyd.api.openapi_ext_authz import EXT_AUTHZ_SHOWN
 from policyd.api.openapi_log import LOG_SHOWN
 from policyd.api.openapi_proposals import PROPOSALS_SHOWN
+from policyd.api.openapi_pushes import PUSHES_SHOWN
 from policyd.api.openapi_reports import REPORTS_SHOWN
 from policyd.api.openapi_settlements import SETTLEMENT_SHOWN
 from policyd.api.openapi_simulations import SIMULATION_SHOWN
 from policyd.api.packing import Packing
 from policyd.api.parts import Parts
 from policyd.api.proposals import ApprovalRequest, ErasureRequest, HoldRequest, LiftRequest, proposal_router
+from policyd.api.pushes import push_router
 from policyd.api.reports import report_router
 from policyd.api.settlements import ExtensionRequest, SettlementRequest, settlement_router
 from policyd.api.simulations import SimulationRequest, simulation_router
@@ -58,6 +60,7 @@ _SHOWN: Final[tuple[type[BaseModel], ...]] = (
     LimitRequest,
     *EXT_AUTHZ_SHOWN,
     *PROPOSALS_SHOWN,
+    *PUSHES_SHOWN,
     *REPORTS_SHOWN,
     *LOG_SHOWN,
     *SIMULATION_SHOWN,
@@ -119,6 +122,7 @@ def create_app(running: Parts) -> FastAPI:
         metrics_router(running, readiness),
         problems.page_router(),
         proposal_router(running),
+        push_router(running),
         report_router(running),
         settlement_router(running),
         simulation_router(running),

@@ -26,9 +26,11 @@ from policyd.telemetry import Telemetry
 _TOKEN: Final = re.compile(rb"[!-~]{1,128}")
 _UNLIMITED: Final = frozenset({"/livez", "/readyz", "/metrics"})
 """Paths that tell how the server is must answer when it is busy."""
-_OPEN: Final = frozenset({"/livez", "/readyz", "/openapi.json", "/.well-known/authzen-configuration"})
+_OPEN: Final = frozenset(
+    {"/livez", "/readyz", "/openapi.json", "/.well-known/authzen-configuration", "/v1/revisions/webhook"}
+)
 _OPEN_BELOW: Final = "/docs/errors/"
-"""What everybody may ask: whether it lives, what it answers, and what its errors mean."""
+"""What everybody may ask: whether it lives, what it answers, and what its errors mean; the webhook proves itself."""
 _NOSNIFF: Final = (b"x-content-type-options", b"nosniff")
 _log: Final = logging.getLogger(__name__)
 

@@ -11,6 +11,7 @@ from typing import Protocol
 from policyd.api.callers import Callers
 from policyd.core.snapshot import Snapshot
 from policyd.ports import Engine
+from policyd.revisions.pushes import Pushes
 from policyd.services.budget_changes import BudgetChanges
 from policyd.services.bundles import PolicyBundles
 from policyd.services.data_directory import DataDirectory
@@ -61,6 +62,14 @@ class Parts(Protocol):
 
     @property
     def bundles(self) -> PolicyBundles: ...
+
+    @property
+    def pushes(self) -> Pushes | None:
+        """Judges what git servers say of pushes, when somebody is to say it."""
+
+    @property
+    def look(self) -> Callable[[], None]:
+        """Has the sources looked at soon."""
 
     @property
     def telemetry(self) -> Telemetry: ...

@@ -194,6 +194,9 @@ class Supervisor:
             self.figures.told(slot.number, figures_from_json(said["figures"]))
             slot.told.set()
             return
+        if said.get("ask") == "look":
+            self.reload()
+            return
         if "ask" in said:
             self._start(self._gather(slot))
             return

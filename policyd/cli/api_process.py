@@ -87,6 +87,11 @@ class _Process:
         except TimeoutError:
             raise TimedOut("the other processes of this server did not tell their figures in time") from None
 
+    def look(self) -> None:
+        """Have the supervisor look at the sources."""
+        assert self.log is not None
+        self.log.tell({"ask": "look"})
+
     async def _reload(self) -> None:
         if self.parts is not None:
             await self.parts.reload.ask()
@@ -114,7 +119,7 @@ class _Process:
 
         try:
             async with running_beside(
-                self.settings, self.log, read, lambda: self.workers_fault, self.figures, self.freshness
+                self.settings, self.log, read, lambda: self.workers_fault, self.figures, self.freshness, self.look
             ) as self.parts:
                 await server.serve(self.parts, self.settings, self.tell_revisions, self.stop, listener)
         except PolicydError as error:

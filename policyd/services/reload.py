@@ -55,6 +55,10 @@ class Reload:
         self._running = asyncio.create_task(self._run())
         return self._running
 
+    def look(self) -> None:
+        """Ask without waiting."""
+        self.ask()
+
     async def _run(self) -> None:
         while True:
             self._again = False
