@@ -24,9 +24,10 @@ from pydantic import ValidationError
 from policyd.core.fleet import Fleet, FleetDocument, dangling, place_groups
 from policyd.documents import Document, Location, Spot, dotted, model_findings, nearest, read_yaml
 from policyd.errors import Finding, FleetInvalid
+from policyd.revisions.owners import OWNERS, read_owners
 from policyd.revisions.trees import read_tree, tree_commit, tree_digest
 
-SUFFIXES: Final = (".yaml", ".yml")
+SUFFIXES: Final = (".yaml", ".yml", "OWNERS")
 MAX_POOLS: Final = 10_000
 POOL_DEFAULTS: Final = "pool_defaults"
 
@@ -46,8 +47,13 @@ def parse_fleet(files: Mapping[PurePosixPath, bytes], root: Path = Path(), commi
     """The fleet that files hold, given as path and content. ``root`` is put before the paths in findings."""
     merging = _Merging()
     for path in sorted(files):
+        if path.name == OWNERS.name:
+            continue  # it says who may change the fleet, and nothing of the fleet
         merging.add(read_yaml(files[path], str(root / path)))
     document, findings = _validated(merging, root)
+    findings += [Finding(str(root / found.where), found.message) for found in read_owners(files)[1]]
+    if files and all(path.name == OWNERS.name for path in files):
+        findings.append(Finding(str(root / OWNERS), "stands alone: it says who may change a fleet, and there is none"))
     if document is None or findings:
         count = len(findings)
         detail = f"{count} finding{'s' if count != 1 else ''} in the fleet files; the first: {findings[0]}"

@@ -3,7 +3,7 @@
     policies/<package>/<package>.rego  policies/<package>/*_test.rego  policies/settings.yaml  policies/casbin/
 
 Rules: everything is read once, through ``policyd.revisions.trees``; golden cases and schemas are no part of what is
-evaluated, but of the digest, since a revision is what passed them together.
+evaluated, but of the digest, since a revision is what passed them together, and so is OWNERS.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from typing import Final
 
 from policyd.errors import Finding, PolicyInvalid
 from policyd.ports import PolicyTree
+from policyd.revisions.owners import read_owners
 from policyd.revisions.trees import read_tree, tree_commit, tree_digest
 
-SUFFIXES: Final = (".rego", ".yaml", ".yml", ".json", ".conf", ".csv")
+SUFFIXES: Final = (".rego", ".yaml", ".yml", ".json", ".conf", ".csv", "OWNERS")
 CASBIN_MODEL: Final = PurePosixPath("casbin/model.conf")
 CASBIN_ROWS: Final = PurePosixPath("casbin/rows.csv")
 _ASIDE: Final = frozenset({"cases", "schemas"})
@@ -41,6 +42,7 @@ def policy_tree(files: dict[PurePosixPath, bytes], commit: str | None, root: Pat
         for needed in (CASBIN_MODEL, CASBIN_ROWS)
         if needed not in files
     ]
+    findings += [Finding(str(root / found.where), found.message) for found in read_owners(files)[1]]
     modules = {path: text for path, text in texts.items() if path.suffix == ".rego"}
     tests = {path: text for path, text in modules.items() if path.stem.endswith("_test")}
     if len(tests) == len(modules):

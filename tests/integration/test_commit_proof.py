@@ -159,18 +159,25 @@ def test_a_commit_is_written_as_git_writes_one(raw: bytes, said: str) -> None:
 def test_the_gate_refuses_only_where_signatures_are_required(signed: Signed) -> None:
     found = signed.commit()
     tree = Tree.of(found.files, found.commit, found.proof)
-    gate, signer = signature_gate(tree, SUFFIXES, _signers(), NOW_US, required=True)
+    gate = signature_gate(tree, SUFFIXES, _signers(), NOW_US, required=True)
     assert gate.passed
-    assert gate.details["signer"] == "ana@example.org"
-    assert signer is not None
-    gate, signer = signature_gate(tree, SUFFIXES, _signers(key=BEN), NOW_US, required=True)
+    assert (gate.details["signer"], gate.details["authors"]) == ("ana@example.org", ["ana@example.org"])
+    gate = signature_gate(tree, SUFFIXES, _signers(key=BEN), NOW_US, required=True)
     assert not gate.passed
-    assert signer is None
-    gate, signer = signature_gate(tree, SUFFIXES, _signers(key=BEN), NOW_US, required=False)
+    assert "none of an allowed signer" in gate.said
+    gate = signature_gate(tree, SUFFIXES, _signers(key=BEN), NOW_US, required=False)
     assert gate.passed
-    assert signer is None
     assert "not required" in gate.said
-    assert not signature_gate(tree, SUFFIXES, None, NOW_US, required=True)[0].passed
+    assert not signature_gate(tree, SUFFIXES, None, NOW_US, required=True).passed
+    assert signature_gate(tree, SUFFIXES, None, NOW_US, required=False).passed
+
+
+def test_whom_the_commit_names_is_an_author_too(signed: Signed) -> None:
+    found = signed.commit()
+    tree = Tree.of(found.files, found.commit, found.proof)
+    public = base64.b64encode(sshsig._written(BEN)).decode()
+    signers = parse_allowed_signers(f"author@example.org ssh-ed25519 {public}\n".encode(), "signers")
+    assert signature_gate(tree, SUFFIXES, signers, NOW_US, required=False).details["authors"] == ["author@example.org"]
 
 
 def test_a_kept_revision_still_proves_who_signed_it(signed: Signed, tmp_path: Path) -> None:

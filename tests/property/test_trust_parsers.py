@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import base64
+from pathlib import PurePosixPath
 
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policyd.errors import ConfigError, SignatureRefused
+from policyd.errors import ConfigError, RevisionError, SignatureRefused
 from policyd.revisions import sshsig
 from policyd.revisions.allowed_signers import parse_allowed_signers
+from policyd.revisions.owners import OWNERS, owners_of
 from policyd.revisions.sshsig import check, key_of, parse, sign
 
 KEY = ed25519.Ed25519PrivateKey.generate()
@@ -57,3 +59,21 @@ def test_signers_are_read_or_refused(content: bytes) -> None:
         return
     assert all(found.person(name) for signer in found.signers for name in signer.principals)
     assert len({signer.key.blob for signer in found.signers}) == len(found.signers)
+
+
+OWNED = b"* 1 ana@example.org ben@example.org\n/a/**/b? 0\n# more\nc/ cleo@example.org\n"
+
+
+@given(
+    st.one_of(
+        st.binary(max_size=200), _spoiled(OWNED), st.text("*?/ab", max_size=40).map(lambda text: f"{text} 0".encode())
+    ),
+    st.text("ab/", max_size=60),
+)
+def test_owners_are_read_or_refused_and_say_something_of_every_path(content: bytes, path: str) -> None:
+    try:
+        owners = owners_of({OWNERS: content})
+    except RevisionError:
+        return
+    need = owners.need(PurePosixPath(path))
+    assert 0 <= need.count <= max(len(need.persons), 9)
