@@ -24,7 +24,9 @@ from policyd.bootstrap_sources import (
     Read,
     Trees,
     first_activated,
+    following,
     loaded_ahead,
+    make_plan,
     make_sources,
     refuse_followed,
 )
@@ -65,6 +67,7 @@ from policyd.services.readings import observe_parts, observe_process
 from policyd.services.refusals import Refusals, ended
 from policyd.services.reload import Reload
 from policyd.services.repeats import Repeats
+from policyd.services.revision_desk import RevisionDesk
 from policyd.services.settlements import Settlements
 from policyd.services.sheets import SheetBook, SheetLimits
 from policyd.services.simulations import SimulationLimits, Simulations
@@ -111,6 +114,7 @@ class Running:
     bundles: PolicyBundles
     pushes: Pushes | None
     look: Callable[[], None]
+    desk: RevisionDesk
     principal: Principal = LOCAL
     """Who acts on the command line, beside no server."""
     workers_fault: Callable[[], str | None] = lambda: None
@@ -228,10 +232,16 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
                 settings, directory, telemetry, opening, Trees(partial(_read_trees, settings)), stack
             )
             return
+        log = await opening()
+
+        async def opened() -> WrittenLog:
+            return log
+
+        lifecycle = await following(settings, directory, log, sources, stack)
         trees = Trees(Parsed(sources), sources.settled, sources.freshness)
-        parts = await _assembled(settings, directory, telemetry, opening, trees, stack)
-        polling = asyncio.create_task(sources.keep_polling(parts.reload.ask))
-        stack.push_async_callback(cancel, polling)
+        parts = await _assembled(settings, directory, telemetry, opened, trees, stack)
+        turning = asyncio.create_task(lifecycle.keep_turning(parts.reload.ask))
+        stack.push_async_callback(cancel, turning)
         yield parts
 
 
@@ -356,6 +366,7 @@ async def _assembled(
         PolicyBundles(activation, make_bundle_key(settings.bundles)),
         make_pushes(settings.sources),
         reload.look,
+        RevisionDesk(log, reader, make_plan(settings)),
     )
 
 

@@ -7,24 +7,35 @@ comes from the folder of the settings, as it is when somebody asks.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from policyd.core.fleet import Fleet
 from policyd.errors import ConfigError, PolicydError, RevisionError
 from policyd.ports import Engine, Entitlements, PolicyTree, TreeSource
 from policyd.revisions import fleet_files, policy_files
 from policyd.revisions.kept import KeptTrees
+from policyd.revisions.states import Plan
 from policyd.revisions.tree_files import TreeFiles
 from policyd.revisions.tree_sources import LIMITS, BundleSource, DirectorySource
 from policyd.services.activation import Activation, Candidates
+from policyd.services.data_directory import DataDirectory
+from policyd.services.decisions import WrittenLog
 from policyd.services.freshness import FLEET, POLICIES, Freshness
+from policyd.services.gate_runs import GateRuns
+from policyd.services.lifecycle import Gate, Lifecycle
+from policyd.services.log_reader import LogReader
+from policyd.services.revision_desk import RevisionDesk
 from policyd.services.sources import Followed, Sources
 from policyd.settings import Settings
 from policyd.source_settings import SourceSettings
 
+DEFAULT_GATES: Final = ("check", "tests")
+"""Of a repository or bundle."""
 SUFFIXES = {POLICIES: policy_files.SUFFIXES, FLEET: fleet_files.SUFFIXES}
 
 
@@ -69,7 +80,7 @@ def make_sources(
         kept = kept_trees(settings, kind)
         source = make_source(named, kind, kept.folder / "git")
         followed[kind] = Followed(kind, source, kept, named.stale_max_ms)
-    return Sources(followed, fixed, settings.sources.poll_ms, Freshness())
+    return Sources(followed, fixed, settings.sources.poll_ms, freshness=Freshness())
 
 
 def refuse_followed(settings: Settings, kind: str) -> None:
@@ -79,6 +90,29 @@ def refuse_followed(settings: Settings, kind: str) -> None:
             f"the {kind} come from sources.{kind}, and this command reads a folder",
             remedy=f"name a folder on the command line, or leave sources.{kind} out of the settings that it is given",
         )
+
+
+def make_lifecycle(settings: Settings, sources: Sources, desk: RevisionDesk) -> Lifecycle:
+    """What stands between the sources and what is live."""
+    named = {"policy": settings.sources.policies, "fleet": settings.sources.fleet}
+    chosen = settings.activation
+    gates_of = {
+        kind: chosen.gates if chosen.gates is not None else () if source.kind == "directory" else DEFAULT_GATES
+        for kind, source in named.items()
+        if source is not None
+    }
+    command = (sys.executable, "-m", "policyd.cli.gate_process")
+    document = settings.model_dump(mode="json")
+    # In the order of ``policyd.revisions.gates``; each line speaks for one or several of them.
+    gates: list[Gate] = [
+        GateRuns(command, document, chosen.gates_deadline_ms),
+    ]
+    return Lifecycle(desk, sources, gates, gates_of, chosen.converge_ms)
+
+
+def make_plan(settings: Settings) -> Plan:
+    """How revisions go live."""
+    return Plan(settings.activation.mode == "automatic")
 
 
 EntitlementsOf = Callable[[str, str, Fleet], Entitlements]
@@ -116,6 +150,18 @@ class Trees:
     read: Read
     settled: Callable[[PolicydError | None], bool] = lambda fault: False
     freshness: Freshness = field(default_factory=Freshness)
+
+
+async def following(
+    settings: Settings, directory: DataDirectory, log: WrittenLog, sources: Sources, stack: AsyncExitStack
+) -> Lifecycle:
+    """The lifecycle of what the sources have, begun: there is something to serve. Raises ``RevisionError``."""
+    reader = await LogReader.open(directory, deadline_ms=settings.audit.search_deadline_ms)
+    stack.push_async_callback(reader.close)
+    lifecycle = make_lifecycle(settings, sources, RevisionDesk(log, reader, make_plan(settings)))
+    stack.push_async_callback(lifecycle.close)
+    await lifecycle.begin()
+    return lifecycle
 
 
 async def loaded_ahead(engine: Engine, tree: PolicyTree) -> None:

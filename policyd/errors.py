@@ -12,6 +12,7 @@
     │   ├── AmountInvalid      an amount that is none, or beyond what is counted       422, exit 2
     │   ├── ReservationConflict  a reservation that is settled, void or another one    409, exit 1
     │   ├── ProposalClosed     a proposal that is used up, expired or another one      409, exit 1
+    │   ├── RevisionConflict   a revision that does not stand where a step begins      409, exit 1
     │   ├── OnHold             a legal hold keeps what was to be erased or removed     409, exit 1
     │   ├── Loosens            the request asks for less protection than its floor     403, exit 1
     │   ├── WrongHost          without authentication, a name that is not loopback     421, exit 1
@@ -183,6 +184,14 @@ class PushReplayed(RequestError):
     exit_code = 1
     title = "This word of a push was taken before"
     remedy = "nothing is to be done: the sources were looked at then; to have them looked at again, push or send SIGHUP"
+
+
+class RevisionConflict(RequestError):
+    code = "revision.conflict"
+    http_status = 409
+    exit_code = 1
+    title = "The revision does not stand where this step begins"
+    remedy = "look at `policyd policy log`, and take the step from where the revision stands now"
 
 
 class OnHold(RequestError):

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from policyd.activation_settings import ActivationSettings
 from policyd.core.principal import GrantDocument
 from policyd.documents import Document, Spot, model_findings, read_yaml
 from policyd.errors import ConfigError, Finding
@@ -392,6 +393,7 @@ class Settings(_Section):
     sources: SourcesSettings = SourcesSettings()
     bundles: BundleSettings = BundleSettings()
     revisions: RevisionSettings = RevisionSettings()
+    activation: ActivationSettings = ActivationSettings()
     auth: AuthSettings = AuthSettings()
     tls: TlsSettings = TlsSettings()
     limits: LimitSettings = LimitSettings()

@@ -82,10 +82,11 @@ async def _serve(settings: Settings) -> None:
 async def _supervise(settings: Settings) -> None:
     import asyncio
     import sys
+    from contextlib import AsyncExitStack
 
     from policyd.api.supervisor import Supervisor, supervise
     from policyd.bootstrap import make_engine, make_entitlements, sources_of, tree_files, writing
-    from policyd.bootstrap_sources import first_good
+    from policyd.bootstrap_sources import first_good, following
     from policyd.bootstrap_webhooks import telling
     from policyd.cli.logs import start_logs
     from policyd.core.principal import LOCAL
@@ -93,30 +94,31 @@ async def _supervise(settings: Settings) -> None:
 
     start_logs(settings.telemetry)
     command = [sys.executable, "-m", "policyd.cli.api_process"]
-    async with writing(settings) as (directory, committer, telemetry):
+    async with writing(settings) as (directory, committer, telemetry), AsyncExitStack() as stack:
         say(f"policyd on {settings.data_dir}: {settings.workers} API processes", _who(settings, LOCAL.name))
         figures = ServerFigures(telemetry)
         sources = sources_of(settings)
-        following = bool(sources.followed)
-        if following:
+        followed = bool(sources.followed)
+        lifecycle = await following(settings, directory, committer, sources, stack) if followed else None
+        if followed:
             await first_good(make_engine(settings.engine), sources, make_entitlements)
         supervisor = Supervisor(
             settings,
             directory,
             committer,
-            sources.read if following else lambda: tree_files(settings),
+            sources.read if followed else lambda: tree_files(settings),
             command,
             figures,
             sources.settled,
             sources.freshness,
         )
-        polling = asyncio.create_task(sources.keep_polling(supervisor.reload)) if following else None
+        turning = asyncio.create_task(lifecycle.keep_turning(supervisor.reload)) if lifecycle is not None else None
         try:
             async with telling(settings, directory, committer.origin, telemetry):
                 await supervise(supervisor, _ready)
         finally:
-            if polling is not None:
-                polling.cancel()
+            if turning is not None:
+                turning.cancel()
 
 
 def _who(settings: Settings, name: str) -> str:

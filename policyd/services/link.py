@@ -38,6 +38,7 @@ from policyd.errors import (
     PolicydError,
     ProposalClosed,
     ReservationConflict,
+    RevisionConflict,
     SamePerson,
 )
 from policyd.ledger.changes import Setting
@@ -48,6 +49,7 @@ from policyd.services.admission import QuotaExhausted
 from policyd.services.commit import AdmittedPosition, Outcome, Submission
 from policyd.services.idempotency import Claim
 from policyd.services.proposals import Approve, Deed, Propose
+from policyd.services.revision_rows import Step, step_from_json, step_json
 
 APPEND: Final = 1
 ANSWERS: Final = 2
@@ -84,7 +86,7 @@ _ERRORS: Final[Mapping[str, type[PolicydError]]] = {
     error.code: error
     for error in (
         *(AmountInvalid, AuditError, BudgetRaised, KeyInProgress, KeyReused, NotFound, Overloaded),
-        *(OnHold, ProposalClosed, ReservationConflict, SamePerson),
+        *(OnHold, ProposalClosed, ReservationConflict, RevisionConflict, SamePerson),
     )
 }
 """What the writer answers with; anything else arrives as ``AuditError``."""
@@ -272,15 +274,19 @@ def _personal(pairs: list[Any]) -> tuple[Personal, ...]:
     return tuple((name, fields.encode()) for name, fields in pairs)
 
 
-_DEEDS: Final[Mapping[str, type[Deed]]] = {"propose": Propose, "approve": Approve}
+_DEEDS: Final[Mapping[str, type[Propose | Approve]]] = {"propose": Propose, "approve": Approve}
 
 
 def _deed_json(deed: Deed | None) -> list[Any] | None:
+    if isinstance(deed, Step):
+        return ["step", step_json(deed)]
     return None if deed is None else ["propose" if isinstance(deed, Propose) else "approve", *astuple(deed)]
 
 
 def _deed(name: str, *values: Any) -> Deed:
-    """What an API process does to proposals; whether it may is for the rows to say."""
+    """What an API process does to proposals or revisions; whether it may is for the rows to say."""
+    if name == "step":
+        return step_from_json(*values)
     kind = _DEEDS[name]
     types = {"tenant": (str, type(None)), "expires_us": (int,), "open_max": (int,)}
     for field, value in zip(fields(kind), values, strict=True):

@@ -38,6 +38,7 @@ from audit.personal import ERASED, UNREADABLE, Vault
 from audit.query import Record, by_id
 from audit.record import Entry, digest
 from policyd.errors import NotFound, Overloaded, PolicydError, ProposalClosed, SamePerson
+from policyd.services.revision_rows import Step, take
 
 PROPOSALS: Final = Table(
     "proposal",
@@ -78,7 +79,8 @@ class Approve:
     approver: str
 
 
-Deed = Propose | Approve
+Deed = Propose | Approve | Step
+"""What an entry does besides being one: to proposals, or to revisions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +160,10 @@ class Deeds:
         refused: dict[str, PolicydError] = {}
         for entry, deed in asked:
             try:
-                if isinstance(deed, Propose):
+                if isinstance(deed, Step):
+                    taken = take(connection, deed, entry.time_us)
+                    effects[entry.id] = Effect({"revisions": [[each.kind, each.digest, each.state] for each in taken]})
+                elif isinstance(deed, Propose):
                     effects[entry.id] = self._open(connection, entry, deed)
                 else:
                     effects[entry.id] = self._perform(connection, entry, deed)

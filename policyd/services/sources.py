@@ -1,20 +1,19 @@
 """Follows the sources of both trees: what was read last, what may be tried, what is good, and what serves meanwhile.
 
-    poll ──► newest tree of each kind ──► a pair to try ──► activation ──► good: kept on disk, confirmed
-                 │ fault                        └──────────► refused: not tried again until something changes
+    look ──► newest tree of each kind ──► gates ──► wanted ──► a pair to try ──► activation ──► good: kept, confirmed
+                 │ fault                    └─ refused               └──► refused: not tried again for a while
                  └──► the last good one serves, and the fault is told
 
 Rules: when both trees are new and the pair is refused, each is tried beside the good other one, so that a broken policy
-does not hold up a fleet; a refused pair is tried again after ``RETRY_S``, since an engine can fail too; a source that
-is not followed is read when somebody asks, and its faults are raised. All reading is bounded by the sources themselves.
+does not hold up a fleet; where gates stand before the pair (``gated``), only what they let through is wanted at all; a
+refused pair is tried again after ``RETRY_S``, since an engine can fail too; a source that is not followed is read when
+somebody asks, and its faults are raised. All reading is bounded by the sources themselves.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -48,6 +47,12 @@ class Followed:
     good: Tree | None = None
     confirmed_us: int = 0
     noted_us: int = 0
+    wanted: Tree | None = None
+    """What is to be live, where gates stand before it."""
+    held: str | None = None
+    """The digest of the newest, when it is not to be live yet, or not any more: what is live is confirmed then."""
+    refused: str | None = None
+    """Why the newest was refused by a gate."""
     fault: str | None = None
     """Why nothing could be read at the last look; then ``newest`` is what is good."""
 
@@ -74,6 +79,8 @@ class Followed:
         """Whether the source was read, and has what went live last."""
         if self.fault is not None or self.newest is None or self.good is None:
             return False
+        if self.held is not None and self.newest.digest == self.held:
+            return True
         return (self.newest.digest, self.newest.commit) == (self.good.digest, self.good.commit)
 
     def confirm(self, now_us: int) -> None:
@@ -93,7 +100,8 @@ class Followed:
         if tree is not self.good:
             self.good, self.noted_us = tree, now_us
             try:
-                self.kept.keep(tree, now_us if tree is self.newest else self.confirmed_us)
+                newest = self.newest is not None and _named(tree) == _named(self.newest)
+                self.kept.keep(tree, now_us if newest else self.confirmed_us)
             except RevisionError as error:
                 _log.error("%s", error.detail)
 
@@ -117,6 +125,7 @@ class Sources:
     followed: dict[str, Followed]
     fixed: dict[str, Path]
     poll_ms: int = 10_000
+    gated: bool = False
     freshness: Freshness = field(default_factory=Freshness)
     now: Now = now_us
     _fixed_trees: dict[str, Tree] = field(default_factory=dict)
@@ -141,11 +150,41 @@ class Sources:
                 self._handed = pair, self._files(pair)
             return self._handed[1]
 
-    def poll(self) -> bool:
-        """Look at every followed source; whether there is something to try."""
+    def to_try(self) -> bool:
+        """Whether there is something to try, by what was read last."""
         with self._reading:
-            self._poll()
             return self._next_pair() is not None
+
+    def look(self) -> None:
+        """Look what every followed source has now, and at the folders once."""
+        with self._reading:
+            for kind, path in self.fixed.items():
+                if kind not in self._fixed_trees:
+                    self._fixed_trees[kind] = _fixed_tree(kind, path)
+            for followed in self.followed.values():
+                followed.read()
+
+    def tell(self) -> None:
+        """Say what is known of every source, after its gates have spoken."""
+        with self._reading:
+            self._judge()
+
+    def beside(self, kind: str) -> Tree | None:
+        """The tree of a kind that others stand beside: what is wanted, live, or in its folder."""
+        followed = self.followed.get(kind)
+        if followed is None:
+            return self._fixed_trees.get(kind)
+        return followed.wanted or followed.good
+
+    def why_not(self, kind: str) -> str | None:
+        """Why what is wanted of this kind was refused when it was to go live."""
+        with self._reading:
+            wanted = self.followed[kind].wanted
+            return None if wanted is None else self._why_refused(kind, wanted)
+
+    def files(self, policies: Tree, fleet: Tree) -> TreeFiles:
+        """Both trees, as something that can be handed on."""
+        return self._files((policies, fleet))
 
     def settled(self, fault: PolicydError | str | None) -> bool:
         """Say what became of the pair that was tried; whether another one is left."""
@@ -162,16 +201,6 @@ class Sources:
                 self._refused[_key(pair)] = (time.monotonic(), said)
             self._judge()
             return isinstance(fault, str | RevisionError) and self._next_pair() is not None
-
-    async def keep_polling(self, ask: Callable[[], object]) -> None:
-        """Poll for ever; ``ask`` for a reload when there is something to try."""
-        while True:
-            await asyncio.sleep(self.poll_ms / 1_000)
-            try:
-                if await asyncio.to_thread(self.poll):
-                    ask()
-            except Exception:  # noqa: BLE001 - a poll must not be the last one, whatever it met
-                _log.exception("a poll of the sources failed")
 
     def _poll(self) -> None:
         for followed in self.followed.values():
@@ -190,7 +219,9 @@ class Sources:
             if followed.confirmed:
                 followed.confirm(self.now())
             fault, newest = followed.fault, followed.newest
-            if fault is None and newest is not None and (said := self._why_refused(kind, newest)) is not None:
+            if fault is None and newest is not None and followed.refused is not None:
+                fault = f"{newest.commit or newest.digest} was refused: {followed.refused}"
+            elif fault is None and newest is not None and (said := self._why_refused(kind, newest)) is not None:
                 fault = f"{newest.commit or newest.digest} was refused: {said}"
             self.freshness.states[kind] = SourceState(
                 followed.source.place, fault, followed.confirmed_us, followed.stale_max_ms
@@ -213,7 +244,10 @@ class Sources:
 
     def _newest_and_good(self, kind: str) -> list[Tree]:
         followed = self.followed.get(kind)
-        trees = [self._fixed_trees.get(kind)] if followed is None else [followed.newest, followed.good]
+        if followed is None:
+            trees = [self._fixed_trees.get(kind)]
+        else:
+            trees = [followed.wanted if self.gated else followed.newest, followed.good]
         return list({_named(tree): tree for tree in reversed(trees) if tree is not None}.values())[::-1]
 
     def _next_pair(self) -> Pair | None:

@@ -31,6 +31,7 @@ from policyd.services.erasures import ERASURES
 from policyd.services.holds import HOLDS
 from policyd.services.idempotency import KEYS
 from policyd.services.proposals import PROPOSALS
+from policyd.services.revision_rows import REVISIONS
 from tests.postgresql_server import PASSWORD, QUOTED_PASSWORD, PostgresqlServer
 
 NOW_US = int(datetime(2026, 6, 15, tzinfo=UTC).timestamp()) * 1_000_000
@@ -253,7 +254,18 @@ def test_no_message_tells_the_password(postgresql: PostgresqlServer, tmp_path: P
 
 def test_the_migrations_make_the_tables_that_the_code_uses(database: str, tmp_path: Path) -> None:
     declared = MetaData()
-    for table in (*TABLES, *BLOCK_TABLES, KEYS, TREE_NODE, CHECKPOINT, *BUDGET_TABLES, PROPOSALS, HOLDS, ERASURES):
+    for table in (
+        *TABLES,
+        *BLOCK_TABLES,
+        KEYS,
+        TREE_NODE,
+        CHECKPOINT,
+        *BUDGET_TABLES,
+        PROPOSALS,
+        HOLDS,
+        ERASURES,
+        REVISIONS,
+    ):
         table.to_metadata(declared)
     with open_log(replica(database, tmp_path, "one"), "log/one") as (log, _):
         context = MigrationContext.configure(log.connection, opts={"compare_type": True, "include_name": _no_partition})

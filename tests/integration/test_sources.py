@@ -116,7 +116,7 @@ def test_a_server_follows_a_repository_and_a_directory(
     bare.commit({**files, "law/settings.yaml": b"settings: [\n"})
     with serving_with(**settings_of(bare, fleet)) as server:
         assert decided(server, bank_chat)["policy"]["commit"] == mended
-        assert "settings.yaml" in check(server, "sources")["reason"]
+        eventually(lambda: "settings.yaml" in (check(server, "sources")["reason"] or ""))
 
 
 def test_nothing_kept_and_nothing_readable_ends_the_start(tmp_path: Path, repository: Path) -> None:

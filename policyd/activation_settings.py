@@ -1,0 +1,44 @@
+"""The settings of how a revision goes live: its gates, its steps, and who takes them.
+
+Rules: those of ``policyd.settings``, of which this is a section.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+GateName = Literal["check", "tests"]
+StepName = Literal["shadow", "canary"]
+_Time = Annotated[int, Field(ge=0, le=2_592_000_000)]
+
+
+class ActivationSettings(BaseModel):
+    """How a revision that a source has goes live."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    mode: Literal["automatic", "manual"] = Field(
+        "automatic",
+        description="whether a revision that has passed its gates goes live by itself, or waits for a person "
+        "(`policyd policy activate`); the first one of a log goes live by itself",
+    )
+    gates: tuple[GateName, ...] | None = Field(
+        None,
+        description="the gates that revisions pass before they serve; none named: `check` and `tests` for a repository "
+        "or bundle, and no gate for a directory, which is for development",
+    )
+    gates_deadline_ms: Annotated[int, Field(ge=1_000, le=3_600_000)] = Field(
+        120_000, description="longest time for check and tests of one revision; then it is refused"
+    )
+    converge_ms: Annotated[int, Field(ge=50, le=60_000)] = Field(
+        250, description="how often a process looks which revisions are to be live"
+    )
+
+    @field_validator("gates")
+    @classmethod
+    def _each_once(cls, value: tuple[GateName, ...] | None) -> tuple[GateName, ...] | None:
+        if value is not None and len(set(value)) != len(value):
+            raise ValueError("names a gate twice")
+        return value

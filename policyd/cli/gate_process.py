@@ -1,0 +1,113 @@
+"""The process that judges a candidate: ``check`` and ``tests``, on files that it is handed, with an engine of its own.
+
+    python -m policyd.cli.gate_process < {"settings": …, "trees": …, "kinds": …, "gates": …} > {"results": […]}
+
+Rules: it reads no settings of its own and no log; the tests run only when the check is passed; what it cannot judge it
+does not answer, and who asked counts that as no result.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+
+from policyd.errors import Finding, PolicyInvalid
+from policyd.revisions.gates import GateResult
+
+if TYPE_CHECKING:
+    from policyd.core.fleet import Fleet
+    from policyd.revisions.tree_files import TreeFiles
+    from policyd.settings import EngineSettings, Settings
+
+OF_A_FLEET: Final = ("input", "entitlements", "fleet")
+"""The checks that a new fleet can fail beside policies that are live."""
+FINDINGS_MAX: Final = 1_000
+
+
+async def judged(settings: Settings, trees: TreeFiles, kinds: list[str], gates: list[str]) -> list[GateResult]:
+    """What each gate says, up to the first that is not passed."""
+    results = []
+    for gate in gates:
+        result = await (check(settings, trees, kinds) if gate == "check" else tests(settings, trees))
+        results.append(result)
+        if not result.passed:
+            break
+    return results
+
+
+async def check(settings: Settings, trees: TreeFiles, kinds: list[str]) -> GateResult:
+    """Every check of the policies beside the fleet; of a fleet alone, those that it can fail."""
+    from policyd.bootstrap import make_engine, make_entitlements
+    from policyd.revisions.fleet_files import parse_fleet
+    from policyd.services.policy_review import review
+
+    def fleet() -> Fleet:
+        return parse_fleet(trees.fleet, trees.fleet_root, trees.fleet_commit)
+
+    engine = make_engine(_own(settings))
+    try:
+        today = datetime.now(UTC).date()
+        found = await review(trees.policies, trees.policies_commit, fleet, engine, make_entitlements, today)
+    finally:
+        await engine.close()
+    errors = [one for one in found.errors if "policy" in kinds or one.check in OF_A_FLEET]
+    findings = tuple(Finding(one.where, one.message) for one in errors[:FINDINGS_MAX])
+    said = f"{len(errors)} errors, the first of them: {findings[0]}" if findings else "no errors"
+    warnings = len(found.remarks) - len(found.errors)
+    return GateResult("check", not errors, said, findings, {"errors": len(errors), "warnings": warnings})
+
+
+async def tests(settings: Settings, trees: TreeFiles) -> GateResult:
+    """The tests of the policies on the chosen engine, beside the fleet."""
+    from policyd.bootstrap import make_engine, make_entitlements
+    from policyd.services.policy_tests import Suite
+
+    tree, fleet = trees.revisions()
+    entitlements_of = partial(make_entitlements, tree.casbin_model, tree.casbin_rows)
+    suite = Suite(tree, trees.policies, fleet, entitlements_of, settings.engine.deadline_ms)
+    engine = make_engine(_own(settings))
+    try:
+        outcome = await suite.run(engine)
+    except PolicyInvalid as error:
+        return GateResult("tests", False, error.detail, tuple(error.findings))
+    finally:
+        await engine.close()
+    failed = [one for one in outcome.tried if not one.passed]
+    findings = tuple(Finding(one.location, f"{one.name}: {one.detail}") for one in failed[:FINDINGS_MAX])
+    details = {"passed": len(outcome.tried) - len(failed), "failed": len(failed)}
+    if failed:
+        return GateResult("tests", False, f"{len(failed)} of {len(outcome.tried)} tests failed", findings, details)
+    said = f"{len(outcome.tried)} tests passed" if outcome.tried else "there are no tests"
+    return GateResult("tests", True, said, (), details)
+
+
+def _own(settings: Settings) -> EngineSettings:
+    """An engine for this process alone: an OPA that serves would be made to forget what is live."""
+    chosen = settings.engine
+    return chosen if chosen.opa_url is None else chosen.model_copy(update={"kind": "embedded", "opa_url": None})
+
+
+def main() -> None:
+    """Read what is asked, judge, answer."""
+    from policyd.revisions.tree_files import TreeFiles
+    from policyd.settings import Settings
+
+    asked: dict[str, Any] = orjson.loads(sys.stdin.buffer.read())
+    settings, trees = Settings.model_validate(asked["settings"]), TreeFiles.from_json(asked["trees"])
+    results = asyncio.run(judged(settings, trees, asked["kinds"], asked["gates"]))
+    sys.stdout.buffer.write(orjson.dumps({"results": [_row(each) for each in results]}))
+    sys.stdout.buffer.flush()
+
+
+def _row(result: GateResult) -> dict[str, Any]:
+    findings = [[each.where, each.message] for each in result.findings]
+    return {**result.to_json(), "findings": findings}
+
+
+if __name__ == "__main__":
+    main()

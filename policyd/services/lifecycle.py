@@ -1,0 +1,343 @@
+"""Takes what the sources have through its gates and on its way, and says what is to be live.
+
+    source has something new ──► seen ──► gates, one entry each ──► waiting, shadow, canary or live, as the plan says
+                                               └─ not passed ──► refused, and the source's fault says why
+
+Rules: what is to be live stands in the database of the log, so that every process of every replica comes to the same,
+also one that was away; each step is taken once, by whoever is first; gates are judged beside what is live, and when
+both trees are new, together first and then each by itself; a gate that gives no result is asked again after
+``RETRY_S``; what is refused is judged again when the other tree has changed, or by a process that starts.
+It refuses to start with a tree that has not passed its gates, when none was live before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from policyd.errors import PolicydError, RevisionConflict, RevisionError
+from policyd.revisions.gates import GateResult
+from policyd.revisions.kept import Tree
+from policyd.revisions.states import KINDS, Move, Revision, Verb
+from policyd.services.freshness import FLEET, POLICIES
+from policyd.services.gate_runs import Offer
+from policyd.services.revision_desk import RevisionDesk, files_blob, replaced
+from policyd.services.sources import Sources
+
+RETRY_S: Final = 600.0
+TREES_MAX: Final = 8
+SOURCE_OF: Final[Mapping[str, str]] = {"policy": POLICIES, "fleet": FLEET}
+ACTIONS: Final[Mapping[str, str]] = {"tests": "test", "approval": "approve"}
+"""The action of an entry, where it is another word than the gate."""
+_log: Final = logging.getLogger(__name__)
+
+Gate = Callable[[Offer], Awaitable[Sequence[GateResult]]]
+"""Judges an offer; may speak for several gates. Raises ``PolicydError`` when it cannot say."""
+
+
+@dataclass
+class Lifecycle:
+    """What is new, what is to be live, and what stands between."""
+
+    desk: RevisionDesk
+    sources: Sources
+    gates: Sequence[Gate]
+    gates_of: Mapping[str, tuple[str, ...]]
+    """The gates of each kind that is followed, by name."""
+    converge_ms: int = 250
+    fault: str | None = None
+    """Why a candidate could not be judged."""
+    _trees: dict[str, Tree] = field(default_factory=dict)
+    _beside: dict[str, tuple[str, str | None]] = field(default_factory=dict)
+    _newest: dict[str, str] = field(default_factory=dict)
+    _again_at_s: float = 0.0
+    _judging: asyncio.Task[None] | None = None
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds that are followed."""
+        return [kind for kind in KINDS if SOURCE_OF[kind] in self.sources.followed]
+
+    async def begin(self) -> None:
+        """Come to where the database says, or take the first revisions through their gates.
+
+        Raises ``RevisionError`` when there is nothing that may be live.
+        """
+        self.sources.gated = True
+        await asyncio.to_thread(self.sources.look)
+        standing = await self._notice(await self.desk.revisions())
+        if any(_live(standing, kind) is None for kind in self.kinds):
+            await self._judge(standing)
+            standing = await self.desk.revisions()
+        await self._want(standing)
+        for kind in self.kinds:
+            if _live(standing, kind) is None:
+                followed = self.sources.followed[SOURCE_OF[kind]]
+                raise RevisionError(
+                    f"no {followed.kind} to serve, and none are kept from before: "
+                    f"{followed.fault or followed.refused or self.fault or 'none has passed its gates'}",
+                    remedy="mend what is named; once a revision went live, it is kept for such a time",
+                )
+
+    async def keep_turning(self, ask: Callable[[], object]) -> None:
+        """Turn for ever; ``ask`` for a reload when something else is to be live."""
+        looked_s = time.monotonic()
+        while True:
+            await asyncio.sleep(self.converge_ms / 1_000)
+            try:
+                look = time.monotonic() - looked_s >= self.sources.poll_ms / 1_000
+                if look:
+                    looked_s = time.monotonic()
+                await self.turn(ask, look=look)
+            except PolicydError as error:
+                _log.error("revisions: %s", error.detail)
+            except Exception:  # noqa: BLE001 - a turn must not be the last one, whatever it met
+                _log.exception("a turn of the revisions failed")
+
+    async def close(self) -> None:
+        """End what is being judged."""
+        if self._judging is not None:
+            self._judging.cancel()
+            await asyncio.gather(self._judging, return_exceptions=True)
+
+    async def turn(self, ask: Callable[[], object], *, look: bool = True) -> None:
+        """One turn; what is judged is judged beside it."""
+        if look:
+            await asyncio.to_thread(self.sources.look)
+        standing = await self.desk.revisions()
+        standing = await self._notice(standing)
+        if self._judging is None or self._judging.done():
+            self._judging = asyncio.create_task(self._judge(standing))
+        standing = await self._failed(standing)
+        standing = await self._go_on(standing)
+        await self._want(standing)
+        if self.sources.to_try():
+            ask()
+
+    async def _notice(self, standing: list[Revision]) -> list[Revision]:
+        """What sources have that nobody has seen, and what is live from before there were states."""
+        for kind in self.kinds:
+            followed = self.sources.followed[SOURCE_OF[kind]]
+            live = _live(standing, kind)
+            if live is None and followed.good is not None:
+                standing = await self._adopt(kind, followed.good, standing)
+                live = _live(standing, kind)
+            newest = followed.newest if followed.fault is None else None
+            if newest is None:
+                continue
+            changed = self._newest.get(kind) not in (None, newest.digest)
+            first = kind not in self._newest
+            self._newest[kind] = newest.digest
+            found = _find(standing, kind, newest.digest)
+            if found is None or self._again(found, newest, changed=changed, first=first, standing=standing):
+                standing = await self._see(kind, newest, found, standing)
+            elif found.state == "live" and newest.commit not in (None, found.commit):
+                move = Move(kind, newest.digest, "activate", found.version, "another commit holds it", newest.commit)
+                standing = await self._took("activate", [move], standing)
+        return standing
+
+    def _again(
+        self, found: Revision, newest: Tree, *, changed: bool, first: bool, standing: Sequence[Revision]
+    ) -> bool:
+        """Whether what was refused or replaced before is a candidate again, now that its source has it."""
+        if found.state == "retired":
+            return changed or (first and (newest.commit is None or newest.commit != found.commit))
+        if found.state != "refused" or found.verb == "rollback":
+            return False
+        other = "fleet" if found.kind == "policy" else "policy"
+        beside = _live(standing, other)
+        now = found.digest, None if beside is None else beside.digest
+        before = self._beside.setdefault(found.kind, now)
+        self._beside[found.kind] = now
+        return first or changed or (before[0] == now[0] and before[1] != now[1])
+
+    async def _adopt(self, kind: str, tree: Tree, standing: list[Revision]) -> list[Revision]:
+        """What was live before it had a state stays live."""
+        found = _find(standing, kind, tree.digest)
+        version = 0 if found is None else found.version
+        blob = files_blob(tree)
+        said = "was live before its state was kept"
+        moves = [
+            Move(kind, tree.digest, "seen", version, said, tree.commit, blob.digest),
+            Move(kind, tree.digest, "activate", version + 1, said),
+        ]
+        try:
+            await self.desk.take("activate", moves, standing, said=said, blobs=[blob])
+        except RevisionConflict as error:
+            _log.info("revisions: %s", error.detail)
+        return await self.desk.revisions()
+
+    async def _see(self, kind: str, tree: Tree, found: Revision | None, standing: list[Revision]) -> list[Revision]:
+        blob = files_blob(tree)
+        version = 0 if found is None else found.version
+        moves = [Move(kind, tree.digest, "seen", version, "", tree.commit, blob.digest)]
+        for each in standing:
+            if each.kind == kind and each.state == "candidate" and each.digest != tree.digest:
+                said = f"{tree.commit or tree.digest} was offered before it was judged"
+                moves.append(Move(kind, each.digest, "retire", each.version, said))
+        self._keep(tree)
+        self._again_at_s = 0.0
+        try:
+            await self.desk.take("seen", moves, standing, blobs=[blob])
+        except RevisionConflict as error:
+            _log.info("revisions: %s", error.detail)
+        return await self.desk.revisions()
+
+    async def _took(
+        self, action: str, moves: Sequence[Move], standing: list[Revision], said: str = ""
+    ) -> list[Revision]:
+        """Take a step, unless somebody else was first."""
+        try:
+            await self.desk.take(action, moves, standing, said=said)
+        except RevisionConflict as error:
+            _log.info("revisions: %s", error.detail)
+        return await self.desk.revisions()
+
+    async def _judge(self, standing: list[Revision]) -> None:
+        """Take the candidates that the sources have through their gates."""
+        if time.monotonic() < self._again_at_s:
+            return
+        offered = []
+        for kind in self.kinds:
+            newest = self.sources.followed[SOURCE_OF[kind]].newest
+            found = None if newest is None else _find(standing, kind, newest.digest)
+            if found is not None and found.state == "candidate":
+                offered.append(found)
+        options = [offered, *([[each] for each in offered] if len(offered) > 1 else [])]
+        try:
+            for option in options:
+                if option and await self._passed(option, alone=len(option) == 1):
+                    break
+            self.fault = None
+        except RevisionConflict as error:
+            _log.info("revisions: %s", error.detail)
+        except PolicydError as error:
+            self.fault = f"a candidate cannot be judged: {error.detail}"
+            self._again_at_s = time.monotonic() + RETRY_S
+            _log.error("%s", self.fault)
+
+    async def _passed(self, option: Sequence[Revision], *, alone: bool) -> bool:
+        """Judge these together; whether they go on. One that fails alone is refused."""
+        trees = {each.kind: await self._tree(each) for each in option}
+        pair = [trees.get(kind) or self.sources.beside(SOURCE_OF[kind]) for kind in KINDS]
+        policies, fleet = pair
+        if policies is None or fleet is None:
+            return False
+        gates = tuple(dict.fromkeys(gate for each in option for gate in self.gates_of[each.kind]))
+        offer = Offer(tuple(each.kind for each in option), self.sources.files(policies, fleet), gates)
+        results: list[GateResult] = []
+        for gate in self.gates:
+            results += await gate(offer)
+            if not all(each.passed for each in results):
+                break
+        failed = next((each for each in results if not each.passed), None)
+        if failed is not None and not alone:
+            return False
+        standing = await self.desk.revisions()
+        if failed is not None:
+            first = str(failed.findings[0]) if failed.findings else ""
+            said = f"{failed.gate}: {failed.said}" + ("" if first in failed.said else f": {first}")
+            told = tuple(each.to_json() for each in results)
+            moves = [Move(each.kind, each.digest, "refuse", each.version, said, gates=told) for each in option]
+            await self._took("refuse", moves, standing, said)
+            return False
+        for result in results:
+            moves = [
+                Move(each.kind, each.digest, "judged", each.version, gates=(result.to_json(),))
+                for each in _same(standing, option)
+            ]
+            standing = await self._took(ACTIONS.get(result.gate, result.gate), moves, standing)
+        await self._begin_way(_same(standing, option), standing)
+        return True
+
+    async def _begin_way(self, passed: Sequence[Revision], standing: list[Revision]) -> None:
+        """The first step after the gates; the first revision of a kind has nothing to be compared with."""
+        first = any(_live(standing, each.kind) is None for each in passed)
+        verb: Verb = "activate" if first else self.desk.plan.begins(asked=False)
+        moves = [Move(each.kind, each.digest, verb, each.version) for each in passed]
+        if verb != "wait":
+            moves += [move for each in passed for move in replaced(standing, each, verb)]
+        await self._took(verb, moves, standing)
+
+    async def _failed(self, standing: list[Revision]) -> list[Revision]:
+        """What could not go live although it is to be: refused, and what was live before is live again."""
+        for kind in self.kinds:
+            why = self.sources.why_not(SOURCE_OF[kind])
+            live = _live(standing, kind)
+            wanted = self.sources.followed[SOURCE_OF[kind]].wanted
+            if why is None or live is None or wanted is None or wanted.digest != live.digest:
+                continue
+            before = [each for each in standing if each.kind == kind and each.state == "retired" and each.served_us]
+            if not before:
+                continue
+            last = max(before, key=lambda each: each.served_us)
+            said = f"could not go live: {why}"
+            moves = [
+                Move(kind, live.digest, "refuse", live.version, said),
+                Move(kind, last.digest, "rollback", last.version, f"{live.name} {said}"),
+            ]
+            standing = await self._took("rollback", moves, standing, said)
+        return standing
+
+    async def _go_on(self, standing: list[Revision]) -> list[Revision]:
+        """Steps that are due."""
+        time_us = self.desk.now()
+        for each in list(standing):
+            verb = self.desk.plan.goes_on(each, time_us)
+            if verb is not None:
+                moves = [Move(each.kind, each.digest, verb, each.version), *replaced(standing, each, verb)]
+                standing = await self._took(verb, moves, standing)
+        return standing
+
+    async def _want(self, standing: Sequence[Revision]) -> None:
+        """Tell the sources what is to be live, and what becomes of their newest."""
+        for kind in self.kinds:
+            followed = self.sources.followed[SOURCE_OF[kind]]
+            live = _live(standing, kind)
+            if live is not None and (
+                followed.wanted is None
+                or (followed.wanted.digest, followed.wanted.commit) != (live.digest, live.commit)
+            ):
+                followed.wanted = await self._tree(live)
+            newest = None if followed.newest is None else _find(standing, kind, followed.newest.digest)
+            refused = newest is not None and newest.state == "refused" and newest.verb != "rollback"
+            followed.refused = newest.said if newest is not None and refused else None
+            held = newest is not None and not refused and newest.state not in ("candidate", "live")
+            followed.held = newest.digest if newest is not None and held else None
+        self.sources.tell()
+
+    async def _tree(self, revision: Revision) -> Tree:
+        """The files of a revision, from memory, the source, the disk or the log."""
+        followed = self.sources.followed[SOURCE_OF[revision.kind]]
+        near = (self._trees.get(revision.digest), followed.newest, followed.good)
+        found = next((each for each in near if each is not None and each.digest == revision.digest), None)
+        if found is None:
+            found = await asyncio.to_thread(followed.kept.find, revision.digest) or await self.desk.files(revision)
+        self._keep(found)
+        return Tree(found.files, revision.commit, found.digest)
+
+    def _keep(self, tree: Tree) -> None:
+        self._trees.pop(tree.digest, None)
+        self._trees[tree.digest] = tree
+        while len(self._trees) > TREES_MAX:
+            del self._trees[next(iter(self._trees))]
+
+
+def _live(standing: Sequence[Revision], kind: str) -> Revision | None:
+    return next((each for each in standing if each.kind == kind and each.state == "live"), None)
+
+
+def _find(standing: Sequence[Revision], kind: str, digest: str) -> Revision | None:
+    return next((each for each in standing if (each.kind, each.digest) == (kind, digest)), None)
+
+
+def _same(standing: Sequence[Revision], option: Sequence[Revision]) -> list[Revision]:
+    """The same revisions, as they stand now."""
+    found = [_find(standing, each.kind, each.digest) for each in option]
+    if None in found:
+        raise RevisionConflict("a revision is forgotten that was just judged")
+    return [each for each in found if each is not None]
