@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 from connectors.otel_signals import exported_signals, switched_off
 from connectors.static import DeclaredFacts, StaticFacts
 from policyd.api.callers import Callers
+from policyd.bootstrap_identity import make_authenticator
 from policyd.bootstrap_sources import (
     Parsed,
     Read,
@@ -33,15 +34,13 @@ from policyd.bootstrap_sources import (
 from policyd.bootstrap_webhooks import cancel, read_secret
 from policyd.core.budgets import SCALE
 from policyd.core.fleet import Fleet
-from policyd.core.principal import LOCAL, Grant, GrantDocument, Principal
+from policyd.core.principal import LOCAL, Principal
 from policyd.core.snapshot import Snapshot
 from policyd.engines.embedded import EmbeddedEngine
 from policyd.engines.entitlements import CasbinEntitlements
 from policyd.engines.opa_bundle import BundleKey
 from policyd.errors import ConfigError
-from policyd.identity.credentials import Authenticator, Certificates, Claims
 from policyd.identity.limits import Limiter
-from policyd.identity.tokens import TokenFile
 from policyd.ledger.chart import UNITS
 from policyd.ports import Engine, Entitlements, FactSource, PolicyTree
 from policyd.revisions.fleet_files import load_fleet
@@ -51,7 +50,6 @@ from policyd.revisions.tree_files import TreeFiles, read_tree_files
 from policyd.services.activation import Activation
 from policyd.services.budget_changes import BudgetChanges
 from policyd.services.bundles import PolicyBundles
-from policyd.services.clock import now_us
 from policyd.services.committer import Committer
 from policyd.services.crossed import Crossed
 from policyd.services.data_directory import DataDirectory
@@ -75,12 +73,12 @@ from policyd.services.sources import Sources
 from policyd.services.two_persons import TwoPersons
 from policyd.services.webhook_forms import secret_of
 from policyd.services.writer import CommitLimits
-from policyd.settings import AuthSettings, BundleSettings, EngineSettings, OidcSettings, Settings
+from policyd.settings import BundleSettings, EngineSettings, Settings
 from policyd.source_settings import SourcesSettings
 from policyd.telemetry import Exposition, Telemetry
 
 if TYPE_CHECKING:
-    from policyd.identity.keys import IssuerKeys
+    pass
 
 _log: Final = logging.getLogger(__name__)
 _PACKAGE: Final = Path(__file__).resolve().parent
@@ -439,50 +437,6 @@ async def _start_telemetry(settings: Settings, stack: AsyncExitStack) -> Telemet
         exports = Exports(telemetry, signals)
         stack.push_async_callback(asyncio.to_thread, exports.close)
     return telemetry
-
-
-def make_authenticator(settings: AuthSettings) -> tuple[Authenticator | None, TokenFile | None]:
-    """What proves who asks, and the file of tokens behind it. None when nothing is set up: loopback only.
-
-    Raises ``ConfigError`` when the tokens cannot be read.
-    """
-    if not settings.configured:
-        return None, None
-    tokens = TokenFile(settings.tokens_file, now_us) if settings.tokens_file is not None else None
-    if tokens is not None:
-        tokens.refresh()
-    certificates = {name: _grants(grants) for name, grants in settings.certificates.items()}
-    return Authenticator(tokens, _claims(settings.oidc), Certificates(certificates) if certificates else None), tokens
-
-
-def issuer_keys(oidc: OidcSettings) -> IssuerKeys:
-    """The keys of an issuer, not fetched yet."""
-    # Imported here because signatures and an HTTP client take a fifth of a second that most commands do without.
-    from policyd.identity.keys import IssuerKeys, KeyTimes
-
-    times = KeyTimes(oidc.jwks_refresh_ms, oidc.jwks_max_age_ms, timeout_ms=oidc.jwks_timeout_ms)
-    return IssuerKeys(oidc.jwks_url, times)
-
-
-def _claims(oidc: OidcSettings | None) -> Claims | None:
-    if oidc is None:
-        return None
-    from policyd.identity.claims import ClaimRules, IssuerClaims
-
-    rules = ClaimRules(
-        issuer=oidc.issuer,
-        audience=oidc.audience,
-        groups={name: _grants(grants) for name, grants in oidc.groups.items()},
-        algorithms=oidc.algorithms,
-        subject_claim=oidc.subject_claim,
-        groups_claim=oidc.groups_claim,
-        leeway_s=oidc.leeway_s,
-    )
-    return IssuerClaims(rules, issuer_keys(oidc))
-
-
-def _grants(written: Iterable[GrantDocument]) -> tuple[Grant, ...]:
-    return tuple(document.grant() for document in written)
 
 
 def _declare(facts: FactsHolder, fleet: Fleet) -> None:

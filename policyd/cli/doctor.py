@@ -109,7 +109,7 @@ async def _serving_checks(settings: Settings) -> list[Check]:
 
     from connectors.otel_signals import endpoints
     from policyd.api.tls import TlsFiles
-    from policyd.bootstrap import issuer_keys
+    from policyd.bootstrap_identity import issuer_keys
     from policyd.identity.tokens import TokenFile
     from policyd.services.checkpoints import LogFiles
     from policyd.services.clock import now_us

@@ -21,6 +21,7 @@ from policyd.revisions.gates import GateResult
 
 if TYPE_CHECKING:
     from policyd.core.fleet import Fleet
+    from policyd.ports import Engine
     from policyd.revisions.tree_files import TreeFiles
     from policyd.settings import EngineSettings, Settings
 
@@ -31,30 +32,32 @@ FINDINGS_MAX: Final = 1_000
 
 async def judged(settings: Settings, trees: TreeFiles, kinds: list[str], gates: list[str]) -> list[GateResult]:
     """What each gate says, up to the first that is not passed."""
+    from policyd.bootstrap import make_engine
+
     results = []
-    for gate in gates:
-        result = await (check(settings, trees, kinds) if gate == "check" else tests(settings, trees))
-        results.append(result)
-        if not result.passed:
-            break
+    engine = make_engine(_own(settings))
+    try:
+        for gate in gates:
+            judging = check(engine, trees, kinds) if gate == "check" else tests(engine, settings, trees)
+            results.append(await judging)
+            if not results[-1].passed:
+                break
+    finally:
+        await engine.close()
     return results
 
 
-async def check(settings: Settings, trees: TreeFiles, kinds: list[str]) -> GateResult:
+async def check(engine: Engine, trees: TreeFiles, kinds: list[str]) -> GateResult:
     """Every check of the policies beside the fleet; of a fleet alone, those that it can fail."""
-    from policyd.bootstrap import make_engine, make_entitlements
+    from policyd.bootstrap import make_entitlements
     from policyd.revisions.fleet_files import parse_fleet
     from policyd.services.policy_review import review
 
     def fleet() -> Fleet:
         return parse_fleet(trees.fleet, trees.fleet_root, trees.fleet_commit)
 
-    engine = make_engine(_own(settings))
-    try:
-        today = datetime.now(UTC).date()
-        found = await review(trees.policies, trees.policies_commit, fleet, engine, make_entitlements, today)
-    finally:
-        await engine.close()
+    today = datetime.now(UTC).date()
+    found = await review(trees.policies, trees.policies_commit, fleet, engine, make_entitlements, today)
     errors = [one for one in found.errors if "policy" in kinds or one.check in OF_A_FLEET]
     findings = tuple(Finding(one.where, one.message) for one in errors[:FINDINGS_MAX])
     said = f"{len(errors)} errors, the first of them: {findings[0]}" if findings else "no errors"
@@ -62,21 +65,18 @@ async def check(settings: Settings, trees: TreeFiles, kinds: list[str]) -> GateR
     return GateResult("check", not errors, said, findings, {"errors": len(errors), "warnings": warnings})
 
 
-async def tests(settings: Settings, trees: TreeFiles) -> GateResult:
+async def tests(engine: Engine, settings: Settings, trees: TreeFiles) -> GateResult:
     """The tests of the policies on the chosen engine, beside the fleet."""
-    from policyd.bootstrap import make_engine, make_entitlements
+    from policyd.bootstrap import make_entitlements
     from policyd.services.policy_tests import Suite
 
     tree, fleet = trees.revisions()
     entitlements_of = partial(make_entitlements, tree.casbin_model, tree.casbin_rows)
     suite = Suite(tree, trees.policies, fleet, entitlements_of, settings.engine.deadline_ms)
-    engine = make_engine(_own(settings))
     try:
         outcome = await suite.run(engine)
     except PolicyInvalid as error:
         return GateResult("tests", False, error.detail, tuple(error.findings))
-    finally:
-        await engine.close()
     failed = [one for one in outcome.tried if not one.passed]
     findings = tuple(Finding(one.location, f"{one.name}: {one.detail}") for one in failed[:FINDINGS_MAX])
     details = {"passed": len(outcome.tried) - len(failed), "failed": len(failed)}
