@@ -143,6 +143,7 @@ class Vault:
         self._looked_s = time.monotonic()
         with self._writing() as connection:
             known = keys_store.prepare(connection)
+            self.new = known is None
             # A key is only made for a store that has none yet: what another one has wrapped could not be read again.
             self._wrapping = _Wrapping(open_wrapping_key(key_file, create=known is None))
             if known is None:

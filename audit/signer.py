@@ -69,7 +69,10 @@ def read_public(path: Path) -> tuple[VerifierKey, ...]:
         raise KeyInvalid(f"the public key {path} is missing") from None
     except (OSError, UnicodeDecodeError) as error:
         raise KeyInvalid(f"the public key {path} cannot be read: {error}") from error
-    keys = tuple(VerifierKey.parse(line.strip()) for line in text.splitlines() if line.strip())
+    try:
+        keys = tuple(VerifierKey.parse(line.strip()) for line in text.splitlines() if line.strip())
+    except KeyInvalid as error:
+        raise KeyInvalid(f"the public key {path} cannot be used: {error}") from error
     if not keys:
         raise KeyInvalid(f"{path} holds no key")
     return keys

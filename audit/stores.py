@@ -89,8 +89,11 @@ class SqliteStore:
         return str(self.path)
 
     def exists(self) -> bool:
-        """Whether the file is there."""
-        return self.path.exists()
+        """Whether the file is there, with something in it."""
+        try:
+            return self.path.stat().st_size > 0
+        except FileNotFoundError:
+            return False
 
     def open_writer(self, durability: Durability, origin: str | None) -> OpenLog:
         """See ``LogStore``. The lock is that of the directory, which the caller holds."""
@@ -139,3 +142,8 @@ class SqliteStore:
     def _identity(self) -> tuple[int, int]:
         found = self.path.stat()
         return found.st_dev, found.st_ino
+
+
+def is_damage(error: DBAPIError) -> bool:
+    """Whether SQLite says by it that the file is not what was written: damaged, or without one of its tables."""
+    return type(error.orig) is sqlite3.DatabaseError or str(error.orig).startswith("no such ")

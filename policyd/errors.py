@@ -406,7 +406,7 @@ class ExportFailed(AuditError):
 class AuditKeyUnusable(AuditError):
     code = "audit.key"
     title = "The signing key of the log is missing or wrong"
-    remedy = "put the log.key of this log back, with mode 0600, or name the right public key; nothing was allowed"
+    remedy = "put the key file that is named back, with mode 0600, or name the right public key; nothing was allowed"
 
 
 class AuditTampered(AuditError):

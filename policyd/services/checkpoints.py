@@ -19,12 +19,22 @@ from pathlib import Path
 from typing import Final
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
 from audit.checkpoint import Checkpoint, Opened, open_checkpoint
-from audit.errors import AuditFailure, KeyInvalid, LogCorrupt, LogRolledBack, LogUnavailable, ProofInvalid
+from audit.errors import (
+    AuditFailure,
+    KeyInvalid,
+    LogCorrupt,
+    LogRolledBack,
+    LogUnavailable,
+    ProofInvalid,
+    SchemaUnknown,
+)
 from audit.note import NOTE_MAX_BYTES, Signer, VerifierKey
 from audit.signer import KEY_FILE, PUBLIC_FILE, open_signer, read_public, write_durably, write_public
 from audit.store import Position
+from audit.stores import is_damage
 from audit.tree import root_at
 from audit.tree_store import TreeTail, add_checkpoint, last_checkpoint, stored_nodes
 from policyd.errors import AuditError, AuditKeyUnusable, AuditRolledBack, AuditTampered
@@ -77,7 +87,25 @@ def audit_error(what: str, error: AuditFailure) -> AuditError:
         (KeyInvalid, AuditKeyUnusable),
     )
     made = next((answer for kind, answer in kinds if isinstance(error, kind)), AuditError)
-    return made(f"{what}: {error}")
+    remedy = "use the version of policyd that wrote it, or a newer one" if isinstance(error, SchemaUnknown) else None
+    return made(f"{what}: {error}", remedy=remedy)
+
+
+def no_log(folder: Path) -> AuditError:
+    """Why a directory has no log to be read: nobody has begun one, or it is gone."""
+    kept = LogFiles.within(folder).checkpoint
+    if kept.exists():
+        return AuditRolledBack(f"the log of {folder} is gone: {kept} was signed over it")
+    return AuditError(
+        f"there is no log in {folder}",
+        remedy="name the directory of the log with --data-dir; the first decision makes a log",
+    )
+
+
+def unreadable(error: DBAPIError) -> AuditError:
+    """What the database of a log raised for a reader: damage is told from a failure."""
+    kind = AuditTampered if is_damage(error) else AuditError
+    return kind(f"the log cannot be read: {error.orig}")
 
 
 class Checkpoints:

@@ -9,9 +9,10 @@ It refuses: to go on with a handle that failed; whoever owns it opens another.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from audit import store
 from audit.errors import EntriesRefused, LogCorrupt
@@ -28,6 +29,8 @@ from policyd.services.checkpoints import Checkpoints, LogFiles
 from policyd.services.idempotency import Claim, KeyRows
 from policyd.services.proposals import Approve, Deed, Deeds, Effect
 from policyd.services.retention import Removal
+
+_log: Final = logging.getLogger(__name__)
 
 Outcome = Position | PolicydError
 """What a submission is answered with; one that asked something of the ledger or did something by two
@@ -86,6 +89,8 @@ class Commit:
         self._checkpoints.committed()
         erasures.repeat(self._connection, vault)
         self.entries_total = self._tail.next_index
+        if vault.new and self.entries_total > 0:
+            _log.warning("the keys of personal fields begin anew: what other keys have encrypted stays unreadable")
         if self.entries_total < answered_entries:
             raise LogCorrupt("answered as recorded, and now missing", index=self.entries_total)
 

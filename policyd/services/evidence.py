@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from sqlalchemy import select
+from sqlalchemy.exc import DBAPIError
 
 from audit.block_check import check_index
 from audit.checkpoint import open_checkpoint
@@ -46,7 +47,7 @@ from policyd.errors import (
     ProofRefused,
     RequestError,
 )
-from policyd.services.checkpoints import LogFiles, audit_error
+from policyd.services.checkpoints import LogFiles, audit_error, no_log, unreadable
 from policyd.services.data_directory import DataDirectory
 from policyd.services.ledger_check import check_ledger
 from policyd.services.log_place import directory_of
@@ -105,9 +106,7 @@ def verify_directory(
         note = files.kept()
         held = list(anchors)
         if note is not None:
-            # Whether its key is known is said by the log's own checkpoints, which need the keys that entries name.
-            found = replace(kept_anchor(files.checkpoint, ()), own=True, who="the checkpoint beside the log")
-            held.append(found)
+            held.append(_beside(files.checkpoint))
         held += _words_of_witnesses(directory.path, [*known, *witnesses])
         if isinstance(directory.store, SqliteStore):
             file, given = directory.store.path, bool(keys)
@@ -117,6 +116,15 @@ def verify_directory(
         return verdict if verdict.error is not None else _within_database(directory, verdict)
     except AuditFailure as error:
         raise audit_error("the log cannot be verified", error) from error
+
+
+def _beside(path: Path) -> Anchor:
+    """The checkpoint in the file beside the log. Raises ``LogCorrupt`` when it is none."""
+    try:
+        # Whether its key is known is said by the log's own checkpoints, which need the keys that entries name.
+        return replace(kept_anchor(path, ()), own=True, who="the checkpoint beside the log")
+    except ProofInvalid as error:
+        raise LogCorrupt(f"{path} is no checkpoint: {error}") from error
 
 
 def _words_of_witnesses(folder: Path, keys: Sequence[VerifierKey]) -> list[Anchor]:
@@ -156,6 +164,8 @@ def _within_database(directory: DataDirectory, verdict: Verdict) -> Verdict:
             balances = check_ledger(connection)
     except LogCorrupt as error:
         return replace(verdict, error=error)
+    except DBAPIError as error:
+        raise unreadable(error) from error
     finally:
         engine.dispose()
     return replace(verdict, accounts=len(balances.accounts), elsewhere=0, passed_over=balances.passed_over)
@@ -203,6 +213,8 @@ def stored_log(directory: DataDirectory) -> Iterator[tuple[StoredLog, tuple[Veri
             engine.dispose()
     except AuditFailure as error:
         raise audit_error("the log cannot be read", error) from error
+    except DBAPIError as error:
+        raise unreadable(error) from error
 
 
 def exported(directory: DataDirectory, start: int) -> Iterator[bytes]:
@@ -287,7 +299,4 @@ def failure_of(verdict: Verdict, *, export: bool) -> PolicydError | None:
 
 def _require_log(directory: DataDirectory) -> None:
     if not directory.store.exists():
-        raise AuditError(
-            f"there is no log in {directory.path}",
-            remedy="name the directory of the log with --data-dir; the first decision makes a log",
-        )
+        raise no_log(directory.path)

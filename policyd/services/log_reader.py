@@ -26,6 +26,7 @@ from policyd.errors import AuditError, Finding, NotFound, Overloaded, RequestErr
 from policyd.ledger.changes import LimitKey, SetLimit
 from policyd.ledger.rows import current_accounts, set_limits
 from policyd.ledger.rules import Account
+from policyd.services.checkpoints import audit_error, no_log, unreadable
 from policyd.services.data_directory import DataDirectory
 from policyd.services.idempotency import Kept, found
 
@@ -51,15 +52,12 @@ class LogReader:
         self._deadline_ms = deadline_ms
         self._store = directory.store
         if not self._store.exists():
-            raise AuditError(
-                f"there is no log in {directory.path}",
-                remedy="name the directory of the log with --data-dir; the first decision makes a log",
-            )
+            raise no_log(directory.path)
         try:
             self._engine = self._store.open_reader()
             self._keys = directory.open_readable()
         except AuditFailure as error:
-            raise AuditError(f"the log cannot be read: {error}") from error
+            raise audit_error("the log cannot be read", error) from error
 
     @classmethod
     async def open(cls, directory: DataDirectory, *, deadline_ms: int = SEARCH_DEADLINE_MS) -> LogReader:
@@ -224,11 +222,11 @@ class LogReader:
         except BodyRemoved as error:
             raise NotFound(str(error), remedy=REMOVED_REMEDY) from error
         except AuditFailure as error:
-            raise AuditError(f"the log is damaged: {error}", remedy="restore the log from a backup") from error
+            raise audit_error("the log cannot be read", error) from error
         except PoolTimeout as error:
             raise Overloaded("too many searches of the log at once") from error
         except DBAPIError as error:
-            raise AuditError(f"the log cannot be read: {error.orig}") from error
+            raise unreadable(error) from error
 
 
 REMOVED_REMEDY: Final = "receipts that were handed out before still verify; exports have the leaf hash and the proof"

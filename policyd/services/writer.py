@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Final, Protocol
 
-from audit.errors import AuditFailure, LogLocked
+from audit.errors import AuditFailure, LogLocked, LogRolledBack
 from audit.personal import Vault
 from audit.store import Durability
 from audit.stores import OpenLog
@@ -142,10 +142,12 @@ class Writer:
 
     def _open(self) -> None:
         """Open the log and check that nothing which was answered is missing; only the first time may it be created."""
-        limits = self._limits
+        limits, files = self._limits, LogFiles.within(self._directory.path)
         try:
+            if not self._created and not self._directory.store.exists() and files.checkpoint.exists():
+                # Another log in its place would hide that this one is lost.
+                raise LogRolledBack(f"it is gone, and {files.checkpoint} was signed over it")
             self._log = self._directory.store.open_writer(self._durability, None if self._created else self.origin)
-            files = LogFiles.within(self._directory.path)
             self._vault = self._directory.open_vault()
             self._commit = Commit(
                 self._log,
