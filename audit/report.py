@@ -9,8 +9,9 @@ time, ``first_uses`` in the order of the log. Steps add up (``Counted.add``, ``F
 What an entry has several of (``rule``, ``data_source``) counts once for each, so the rows of such a table may add up to
 more than there are entries.
 
-Rules: a cost counts only after its body was checked against its hash; what a body says is read by the caller
-(``read``), since its words are the product's; a value that an entry does not have is None, and never left out.
+Rules: a cost counts only after its body was checked against its hash; what a body says, and what became of its cost, is
+read by the caller (``read``, ``spending``), since their words are the product's; a value that an entry does not have is
+None, and never left out.
 It refuses: unknown dimensions, two dimensions with several values in one table, more rows than ``rows_max``.
 """
 
@@ -21,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from itertools import product
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, Row, func, select, tuple_
 
@@ -58,13 +59,21 @@ _RULE: Final = TERM_FIELDS.index("rule")
 
 @dataclass(slots=True)
 class Counts:
-    """One row: entries, by outcome, and what their first choices were expected to cost."""
+    """One row: entries, by outcome, and what they cost: settled, presumed to be spent, and else as their first choices
+    were expected to."""
 
     entries: int = 0
     allow: int = 0
     deny: int = 0
     error: int = 0
-    cost_micro_usd: int = 0
+    settled_micro_usd: int = 0
+    presumed_micro_usd: int = 0
+    expected_micro_usd: int = 0
+
+    @property
+    def cost_micro_usd(self) -> int:
+        """All three together."""
+        return self.settled_micro_usd + self.presumed_micro_usd + self.expected_micro_usd
 
     def add(self, other: Counts) -> None:
         """Count what the other counted too."""
@@ -72,7 +81,9 @@ class Counts:
         self.allow += other.allow
         self.deny += other.deny
         self.error += other.error
-        self.cost_micro_usd += other.cost_micro_usd
+        self.settled_micro_usd += other.settled_micro_usd
+        self.presumed_micro_usd += other.presumed_micro_usd
+        self.expected_micro_usd += other.expected_micro_usd
 
 
 @dataclass(slots=True)
@@ -99,6 +110,17 @@ class Told:
 
     cost_micro_usd: int = 0
     values: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+class Spent(NamedTuple):
+    """What became of the cost of a decision; ``presumed`` when nobody has said."""
+
+    micro_usd: int
+    presumed: bool = False
+
+
+Spending = Callable[[Connection, Sequence[bytes]], Mapping[bytes, Spent]]
+"""Tells, by the ids of entries, what became of their costs; nothing of those that are open or reserved nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,12 +178,14 @@ def count(
     filters: Filters,
     read: Callable[[bytes], Told],
     *,
+    spending: Spending | None = None,
     after: Place | None = None,
     limit: int | None = None,
     rows_max: int,
     within: Sequence[Within] | None = None,
 ) -> Counted:
     """One step: up to ``limit`` (``STEP_ENTRIES``) entries that match, in the order of time, behind ``after``.
+    Without ``spending`` every cost is the expected one.
 
     Raises ``QueryInvalid`` for tables and filters that cannot be, ``LogCorrupt`` for a body that is not what was
     recorded.
@@ -175,14 +199,15 @@ def count(
     if after is not None:
         conditions.append(tuple_(ENTRY.c.time_us, ENTRY.c.index) > tuple_(*after))
     names = list(dict.fromkeys(("outcome", *(name for table in tables for name in table if name in WORD_DIMENSIONS))))
-    columns = [ENTRY.c.index.label("place"), ENTRY.c.time_us, ENTRY.c.leaf_hash, ENTRY.c.sheet, BODY.c.body]
+    columns = [ENTRY.c.index.label("place"), ENTRY.c.id, ENTRY.c.time_us, ENTRY.c.leaf_hash, ENTRY.c.sheet, BODY.c.body]
     query = select(*columns, *(ENTRY.c[name] for name in names)).where(*conditions)
     query = query.join_from(ENTRY, BODY, has_body(connection), isouter=True)
     rows = connection.execute(query.order_by(ENTRY.c.time_us, ENTRY.c.index).limit(limit)).all()
     words = _Words(connection, names, rows, rules=any("rule" in table for table in tables))
+    spent = {} if spending is None else spending(connection, [row.id for row in rows])
     for row in rows:
         entry, told = words.values(row), _told(row, read)
-        one = _one(entry["outcome"][0], told.cost_micro_usd)
+        one = _one(entry["outcome"][0], told.cost_micro_usd, spent.get(row.id))
         entry |= {name: told.values.get(name) or (None,) for name in BODY_DIMENSIONS if name != "rule"}
         entry["rule"] = tuple(dict.fromkeys((*told.values.get("rule", ()), *words.rules_of(row.sheet)))) or (None,)
         for table, found in zip(tables, counted.tables, strict=True):
@@ -278,8 +303,14 @@ def _told(row: Row[Any], read: Callable[[bytes], Told]) -> Told:
         raise LogCorrupt(f"the body cannot be read: {error}", index=index_of(row.place)) from error
 
 
-def _one(outcome: str | None, cost_micro_usd: int) -> Counts:
-    found = Counts(entries=1, cost_micro_usd=cost_micro_usd)
+def _one(outcome: str | None, expected_micro_usd: int, spent: Spent | None) -> Counts:
+    found = Counts(entries=1)
+    if spent is None:
+        found.expected_micro_usd = expected_micro_usd
+    elif spent.presumed:
+        found.presumed_micro_usd = spent.micro_usd
+    else:
+        found.settled_micro_usd = spent.micro_usd
     if outcome in OUTCOMES:
         setattr(found, outcome, 1)
     return found

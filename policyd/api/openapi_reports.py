@@ -28,7 +28,12 @@ class ReportRow(BaseModel):
     allow: int
     deny: int
     error: int
-    cost_micro_usd: int = Field(description="what the first choices were expected to cost, as recorded")
+    cost_micro_usd: int = Field(description="the three that follow, together; what was released costs nothing")
+    settled_micro_usd: int = Field(description="what was settled")
+    presumed_micro_usd: int = Field(description="what was held and nobody settled in time: presumed to be spent")
+    expected_micro_usd: int = Field(
+        description="where it is not known yet, or nothing was reserved: what the first choices were expected to cost"
+    )
 
 
 class ReportTable(BaseModel):
@@ -99,7 +104,16 @@ class BudgetReport(BaseModel):
     committed: list[PaidPool]
 
 
-_COUNTS: Final[dict[str, Any]] = {"entries": 3, "allow": 2, "deny": 1, "error": 0, "cost_micro_usd": 10240}
+_COUNTS: Final[dict[str, Any]] = {
+    "entries": 3,
+    "allow": 2,
+    "deny": 1,
+    "error": 0,
+    "cost_micro_usd": 10240,
+    "settled_micro_usd": 5120,
+    "presumed_micro_usd": 0,
+    "expected_micro_usd": 5120,
+}
 _REPORT_EXAMPLE: Final[dict[str, Any]] = {
     "entries": 3,
     "entries_total": 3,

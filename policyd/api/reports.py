@@ -40,7 +40,7 @@ def report_router(parts: Parts) -> APIRouter:
 
     @router.get("/decisions", summary="Decisions of a period, counted", **REPORT)
     async def decisions(request: Request) -> Response:
-        """Entries by outcome, rule, pool, provider, country and more, with their expected cost."""
+        """Entries by outcome, rule, pool, provider, country and more, with their cost."""
         filters = parameters(request, ("by", *REPORT_FILTERS, "cursor"))
         within, cursor, written = within_of(request), filters.pop("cursor", None), filters.pop("by", None)
         if written is None:

@@ -98,7 +98,7 @@ def report(
     ca_file: CaFileFlag = None,
     config: ConfigFlag = None,
 ) -> None:
-    """Count the decisions of a period and their expected cost; name the model versions that went into production.
+    """Count the decisions of a period and their cost; name the model versions that went into production.
 
     Example: policyd audit report --from 2026-11-01 --to 2026-12-01 --by outcome,rule,provider/country
     """
@@ -293,23 +293,28 @@ def _draw(document: Mapping[str, Any], limit: int, console: Console) -> None:
         _draw_table(table, limit, console)
     if "stage_transitions" in document:
         _draw_transitions(document["stage_transitions"], console)
-    told = "cost: what the first choice was expected to cost, as recorded, for the request or deployment decided on"
-    console.print(told, style=QUIET)
+    told = (
+        "cost: settled, or presumed spent when nobody settled in time; else what the first choice was expected to cost",
+        "what was released costs nothing",
+    )
+    console.print("; ".join(told), style=QUIET)
 
 
 def _draw_table(table: Mapping[str, Any], limit: int, console: Console) -> None:
     from policyd.cli import words
     from policyd.cli.listing import Column, draw_rows
     from policyd.cli.terminal import QUIET
+    from policyd.services.dora import COSTS
 
     names = [name.replace("_", " ") for name in table["by"]]
     columns = [*(Column(name) for name in names)]
     columns += [Column(name, right=True) for name in ("entries", "allow", "deny", "error", "cost")]
+    columns += [Column(name, right=True, leaves=1, label=name) for name in ("settled", "presumed", "expected")]
     rows = [
         (
             *("-" if row[name] is None else printable(str(row[name])) for name in table["by"]),
             *(f"{row[name]:,}" for name in ("entries", "allow", "deny", "error")),
-            words.usd(row["cost_micro_usd"]),
+            *(words.usd(row[name]) for name in COSTS),
         )
         for row in table["rows"][:limit]
     ]

@@ -186,5 +186,5 @@ def _draw(document: Mapping[str, Any], console: Console) -> None:
         for pool in document["committed"]
     ]
     draw_rows(console, columns, rows)
-    told = "used: what the first choices were expected to cost, as recorded; idle: paid, and not used by them"
+    told = "used: what decisions cost, settled, presumed or else expected; idle: paid, and not used by them"
     console.print(told, style=QUIET)

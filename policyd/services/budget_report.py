@@ -5,7 +5,7 @@
 
 Rules: a burn-down is what the log says, read at ``POINTS`` moments of the window, so that it costs the same whatever
 the log holds; between two of them nothing is claimed. Idle is what was paid for the hours of the period less what the
-decisions on the pool were expected to cost, fully loaded, and never below zero. A pool whose price is not known is
+decisions on the pool cost, as a report counts it, and never below zero. A pool whose price is not known is
 named, and not counted.
 """
 

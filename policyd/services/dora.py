@@ -20,6 +20,8 @@ from typing import Any, Final
 
 BY: Final = "pool/tenant/project/classification"
 """The table of a report that the rows are made from."""
+COSTS: Final = ("cost_micro_usd", "settled_micro_usd", "presumed_micro_usd", "expected_micro_usd")
+"""What it cost: all together, settled, presumed to be spent, and expected where that is not known yet."""
 COLUMNS: Final = (
     "B_05.01.0050 legal name of the provider",
     "B_05.01.0080 country of its headquarters",
@@ -33,7 +35,7 @@ COLUMNS: Final = (
     "pool",
     "provider",
     "decisions",
-    "cost_micro_usd",
+    *COSTS,
 )
 
 
@@ -50,7 +52,8 @@ def register(rows: Iterable[Mapping[str, Any]], pools: Mapping[str, Mapping[str,
             told = found[name, function] = _row(name, function, pools.get(name, {}))
         told["classification of the data"] = _with(told["classification of the data"], row["classification"])
         told["decisions"] += row["allow"]
-        told["cost_micro_usd"] += row["cost_micro_usd"]
+        for cost in COSTS:
+            told[cost] += row[cost]
     return [found[key] for key in sorted(found)]
 
 
@@ -68,8 +71,7 @@ def _row(name: str, function: str, pool: Mapping[str, Any]) -> dict[str, Any]:
         [],
         name,
         pool.get("provider"),
-        0,
-        0,
+        *(0 for _ in ("decisions", *COSTS)),
     )
     return dict(zip(COLUMNS, values, strict=True))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Final, TypeVar, get_args
+from typing import Any, Final, TypeVar, get_args
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
@@ -142,6 +142,7 @@ class LogReader:
         tables: Sequence[report.Table],
         filters: Mapping[str, str],
         read: Callable[[bytes], report.Told],
+        spending: report.Spending,
         *,
         after: report.Place | None = None,
         rows_max: int,
@@ -149,10 +150,9 @@ class LogReader:
     ) -> report.Counted:
         """One step of counting; see ``audit.report``."""
         _check_words(filters)
+        more: dict[str, Any] = {"spending": spending, "after": after, "rows_max": rows_max, "within": within}
         return await self._read(
-            lambda connection: report.count(
-                connection, tables, self._known_as(filters), read, after=after, rows_max=rows_max, within=within
-            )
+            lambda connection: report.count(connection, tables, self._known_as(filters), read, **more)
         )
 
     async def logs(self) -> dict[int, str]:

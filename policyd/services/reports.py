@@ -5,7 +5,8 @@
 A report is gathered page by page, so that no step takes long and memory does not grow with the log. Both ways give the
 same pages: ``count_page`` and ``first_uses_page`` here, or the routes that answer with them.
 
-Costs are those of the first choice of an allow, as recorded: what the request or deployment was expected to cost.
+Costs are what was settled, or presumed to be spent when nobody settled in time; nothing when it was released; and while
+that is open, or nothing was reserved, what the first choice of an allow was expected to cost, as recorded.
 
 Rules: a page continues only the report that it came from; rows beyond ``rows_max`` refuse the report, since a report
 that leaves something out is none; a version is in production from the first allowed decision for ``prod`` on.
@@ -32,6 +33,7 @@ from policyd.documents import nearest
 from policyd.errors import Finding, RequestError, ServerUnreachable
 from policyd.services.clock import rfc3339
 from policyd.services.log_reader import LogReader
+from policyd.services.spending import spending
 
 STAGE_TRANSITION: Final = "stage_transition"
 BY_DEFAULT: Final = (
@@ -44,7 +46,11 @@ CURSOR_MAX_CHARS: Final = 256
 STAGES: Final = ("experiment", "dev", "staging")
 """The environments before production, in their order."""
 PRODUCTION: Final = "prod"
-COUNTS: Final = ("entries", "allow", "deny", "error", "cost_micro_usd")
+SUMMED: Final = (
+    "entries", "allow", "deny", "error", "settled_micro_usd", "presumed_micro_usd", "expected_micro_usd",
+)  # fmt: skip
+COUNTS: Final = (*SUMMED[:4], "cost_micro_usd", *SUMMED[4:])
+"""The columns of a row; the cost is the sum of the three behind it."""
 
 Json = dict[str, Any]
 
@@ -106,7 +112,7 @@ async def count_page(
     place = _numbers(cursor, binding, 2)
     total = await reader.total(filters, within=within) if place is None else None
     after = None if place is None else (place[0], place[1])
-    counted = await reader.count(by.tables, filters, read_body, after=after, rows_max=rows_max, within=within)
+    counted = await reader.count(by.tables, filters, read_body, spending, after=after, rows_max=rows_max, within=within)
     return {
         "entries": counted.entries,
         "entries_total": total,
@@ -238,7 +244,7 @@ def _rows(table: Table, found: Mapping[report.Key, Counts]) -> list[Json]:
 
 
 def _counts(row: Mapping[str, Any]) -> Counts:
-    return Counts(**{name: int(row[name]) for name in COUNTS})
+    return Counts(**{name: int(row[name]) for name in SUMMED})
 
 
 def _first(use: FirstUse) -> Json:

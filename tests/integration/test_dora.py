@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from policyd.services.dora import COLUMNS, register
+from policyd.services.dora import COLUMNS, COSTS, register
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -42,6 +42,7 @@ def test_a_row_for_each_pool_and_project_both_ways(
 
 def test_what_nobody_declared_is_empty() -> None:
     counted = {"tenant": "a", "project": "p", "allow": 1, "cost_micro_usd": 5}
+    counted |= {"settled_micro_usd": 2, "presumed_micro_usd": 0, "expected_micro_usd": 3}
     rows = [
         {**counted, "pool": "gone", "classification": "public"},
         {**counted, "pool": "gone", "classification": "restricted"},
@@ -50,7 +51,7 @@ def test_what_nobody_declared_is_empty() -> None:
     (row,) = register(rows, {})
     assert [row[name] for name in COLUMNS[:3]] == [None, None, None]
     assert row["classification of the data"] == ["public", "restricted"]
-    assert (row["decisions"], row["cost_micro_usd"]) == (2, 10)
+    assert (row["decisions"], *(row[cost] for cost in COSTS)) == (2, 10, 4, 0, 6)
     companies = [{"name": "Sub", "seat": "IE", "countries": ["IE", "DE"]}, {"name": "Other"}]
     (row,) = register(rows[:1], {"gone": {"sub_processors": companies}})
     told = row["B_05.02.0030 subcontractors"]

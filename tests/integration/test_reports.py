@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import time
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -161,3 +162,45 @@ def test_rows_for_a_spreadsheet_and_a_table_for_a_person(
     assert drawn.err == ""
     assert run(["audit", "report", *data, "--by", "provder"]) == 2
     assert "did you mean `provider`" in capsys.readouterr().err
+
+
+def test_what_is_settled_counts_as_settled_and_what_is_released_as_nothing(
+    serving_with: Any, bank_chat: dict[str, Any]
+) -> None:
+    with serving_with() as server:
+
+        def decided() -> tuple[str, int]:
+            found = server.client.post("/v1/decisions", json=bank_chat).json()
+            return found["id"], found["ranked"][0]["cost"]["micro_usd"]
+
+        def counted() -> dict[str, int]:
+            found = server.client.get("/v1/reports/decisions", params={"by": "outcome"}).json()
+            [row] = rows(found, "outcome")
+            assert row["cost_micro_usd"] == sum(
+                row[f"{name}_micro_usd"] for name in ("settled", "presumed", "expected")
+            )
+            return {name: row[f"{name}_micro_usd"] for name in ("settled", "presumed", "expected")}
+
+        (first, cost), (second, _), (third, _) = decided(), decided(), decided()
+        assert counted() == {"settled": 0, "presumed": 0, "expected": 3 * cost}
+        used = {"input_tokens": 10, "output_tokens": 5}
+        after = server.client.post(f"/v1/decisions/{first}/settlement", json=used).json()
+        assert 0 < after["actual"]["micro_usd"] < cost
+        assert counted() == {"settled": after["actual"]["micro_usd"], "presumed": 0, "expected": 2 * cost}
+        assert server.client.delete(f"/v1/decisions/{second}/reservation").status_code == 200
+        assert counted() == {"settled": after["actual"]["micro_usd"], "presumed": 0, "expected": cost}
+        exact = server.client.post(f"/v1/decisions/{third}/settlement", json={"micro_usd": 3})
+        assert exact.json()["state"] == "settled"
+        assert counted() == {"settled": after["actual"]["micro_usd"] + 3, "presumed": 0, "expected": 0}
+
+
+def test_what_nobody_settled_counts_as_presumed(serving_with: Any, bank_chat: dict[str, Any]) -> None:
+    with serving_with(budgets={"hold_ms": 1_000}) as server:
+        held = server.client.post("/v1/decisions", json=bank_chat).json()["reservation"]["micro_usd"]
+        ends = time.monotonic() + 20
+        while time.monotonic() < ends:
+            [row] = rows(server.client.get("/v1/reports/decisions", params={"by": "outcome"}).json(), "outcome")
+            if row["presumed_micro_usd"]:
+                break
+            time.sleep(0.1)
+        assert (row["presumed_micro_usd"], row["expected_micro_usd"], row["cost_micro_usd"]) == (held, 0, held)

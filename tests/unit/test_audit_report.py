@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,7 +19,7 @@ from audit import report, store
 from audit.errors import LogCorrupt, QueryInvalid
 from audit.query import Within
 from audit.record import Blob, Entry, Search
-from audit.report import Counted, Told
+from audit.report import Counted, Spent, Told
 
 STRICT = Blob.of("sheet", b'{"sheet":"strict"}', (("rule", "strict_rule"), ("rejected_pool", "p9")))
 DAY_US = 86_400_000_000
@@ -120,6 +120,22 @@ def test_steps_of_any_length_add_up_to_what_the_entries_say(log: Log, connection
         assert {pair: n for pair, n in got.items() if n} == dict(expected)
         assert {key: c.cost_micro_usd for key, c in found.items()} == {key: costs[key] for key in found}
         assert all(c.entries == c.allow + c.deny + c.error for c in found.values())
+
+
+def test_what_became_of_costs_is_in_columns_of_its_own(log: Log, connection: Connection) -> None:
+    allowed = [facts for facts in log.facts if facts["outcome"] == "allow"]
+
+    def spending(_: Connection, ids: Sequence[bytes]) -> dict[bytes, Spent]:
+        known = {0: Spent(7), 1: Spent(0), 2: Spent(11, presumed=True)}
+        return {id: known[nth] for id in ids if (nth := int.from_bytes(id[10:]) % 4) in known}
+
+    counted = whole(connection, [("outcome",)], 7, spending=spending)
+    found = counted.tables[0]["allow",]
+    kinds = Counter(facts["index"] % 4 for facts in log.facts if facts["outcome"] == "allow")
+    assert found.settled_micro_usd == 7 * kinds[0]
+    assert found.presumed_micro_usd == 11 * kinds[2]
+    assert found.expected_micro_usd == sum(facts["cost"] for facts in allowed if facts["index"] % 4 == 3)
+    assert found.cost_micro_usd == found.settled_micro_usd + found.presumed_micro_usd + found.expected_micro_usd
 
 
 def test_filters_and_what_one_may_read_narrow_a_report(log: Log, connection: Connection) -> None:
