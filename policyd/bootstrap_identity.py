@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from policyd.core.principal import Grant, GrantDocument
 from policyd.identity.credentials import Authenticator, Certificates, Claims
 from policyd.identity.tokens import TokenFile
+from policyd.identity_settings import AuthSettings, OidcSettings
 from policyd.services.clock import now_us
-from policyd.settings import AuthSettings, OidcSettings
 
 if TYPE_CHECKING:
     from policyd.identity.keys import IssuerKeys

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from policyd.errors import ConfigError
-from policyd.settings import TlsSettings
+from policyd.identity_settings import TlsSettings
 
 _log: Final = logging.getLogger(__name__)
 
