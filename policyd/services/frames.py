@@ -143,15 +143,21 @@ def _with_demand(
     demand = request.demand
     if demand.hourly is not None:
         return normalise(request, principal, snapshot.fleet).workload
-    # By position, since ``replace`` takes four times as long.
-    values: tuple[Any, ...] = (
-        *_WITHOUT_DEMAND(template),
-        template.input_tokens if demand.input_tokens is None else demand.input_tokens,
-        template.max_output_tokens if demand.max_output_tokens is None else demand.max_output_tokens,
-        template.requests_per_hour if demand.requests_per_hour is None else demand.requests_per_hour,
-        template.duration_hours if demand.duration_hours is None else demand.duration_hours,
-        template.labels,
+    return with_numbers(
+        template,
+        (
+            template.input_tokens if demand.input_tokens is None else demand.input_tokens,
+            template.max_output_tokens if demand.max_output_tokens is None else demand.max_output_tokens,
+            template.requests_per_hour if demand.requests_per_hour is None else demand.requests_per_hour,
+            template.duration_hours if demand.duration_hours is None else demand.duration_hours,
+        ),
     )
+
+
+def with_numbers(template: Workload, numbers: tuple[int, ...]) -> Workload:
+    """The template with these numbers of demand: input and output tokens, requests an hour, hours."""
+    # By position, since ``replace`` takes four times as long.
+    values: tuple[Any, ...] = (*_WITHOUT_DEMAND(template), *numbers, template.labels)
     return Workload(*values)
 
 

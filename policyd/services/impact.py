@@ -30,9 +30,15 @@ CHANGES: Final[tuple[Change, ...]] = get_args(Change)
 FLIPS: Final[tuple[Change, ...]] = ("allow_to_deny", "deny_to_allow", "first_choice")
 Dimension = Literal["tenant", "model", "pool", "rule", "country"]
 DIMENSIONS: Final[tuple[Dimension, ...]] = get_args(Dimension)
-Missing = Literal["removed", "erased", "sheet", "facts", "unreadable"]
-"""Why a decision cannot be replayed: its body was removed, personal fields that the candidate reads were erased, the
-log does not hold its sheet or facts, or it is a record that this version cannot read."""
+NOT_REPLAYED: Final[Mapping[str, str]] = {
+    "removed": "its record was removed when its retention ended",
+    "erased": "the candidate reads labels, and those of this decision were erased",
+    "sheet": "the log does not hold the sheet that it stood on",
+    "facts": "the log does not hold the facts that it stood on",
+    "budgets": "the candidate reads budget thresholds, and the policies of its time did not",
+    "unreadable": "its record, or its labels, cannot be read by this policyd",
+}
+"""Why a decision cannot be replayed."""
 PPM: Final = 1_000_000
 ROWS_MAX: Final = 1_000
 EXAMPLES_PER_CHANGE_MAX: Final = 20
@@ -45,9 +51,11 @@ REPORT_VERSION: Final = 1
 class Row:
     """A row of a table: flips in which this value has a part, those that a hard rule had refused, and costs.
 
-    ``cost_before`` and ``cost_after`` are of first choices, where there was one both times.
+    ``decisions`` are all that were replayed of a tenant or a model, and the changed ones alone in other tables. Costs
+    are those of first choices, where there was one both times.
     """
 
+    decisions: int = 0
     allow_to_deny: int = 0
     deny_to_allow: int = 0
     first_choice: int = 0
@@ -81,7 +89,8 @@ class Example:
     before: str
     after: str
     rules: tuple[str, ...] = ()
-    hard: bool = False
+    lifted: tuple[str, ...] = ()
+    """Pools that a hard rule refused, and that it would be placed on."""
 
     @property
     def kind(self) -> tuple[Any, ...]:
@@ -152,16 +161,17 @@ class ImpactReport:
         """Whether the candidate places what a hard rule refused."""
         return self.hard > 0
 
-    def count_row(self, dimension: Dimension, value: str, row: Row) -> None:
-        """Add to a row of a table, unless the table is full."""
+    def row(self, dimension: Dimension, value: str) -> Row:
+        """The row of a value, to count in; one that counts for nobody when the table is full."""
         table = self.rows[dimension]
         found = table.get(value)
         if found is None:
-            if len(table) >= ROWS_MAX:
+            found = Row()
+            if len(table) < ROWS_MAX:
+                table[value] = found
+            else:
                 self.rows_left_out += 1
-                return
-            found = table[value] = Row()
-        found.add(row)
+        return found
 
     def show(self, example: Example) -> None:
         """Keep an example, while there are few of its change and of its kind."""
@@ -185,7 +195,7 @@ class ImpactReport:
                 mine[key] = mine.get(key, 0) + count
         for dimension in DIMENSIONS:
             for value, row in other.rows[dimension].items():
-                self.count_row(dimension, value, row)
+                self.row(dimension, value).add(row)
         for example in other.examples:
             self.show(example)
         self.complete = self.complete and other.complete
@@ -216,7 +226,10 @@ class ImpactReport:
                 for name, table in self.rows.items()
             },
             "rows_left_out": self.rows_left_out,
-            "examples": [{**_fields(example), "rules": list(example.rules)} for example in self.examples],
+            "examples": [
+                {**_fields(example), "rules": list(example.rules), "lifted": list(example.lifted)}
+                for example in self.examples
+            ],
         }
 
     @classmethod
@@ -237,7 +250,10 @@ class ImpactReport:
                     for name in DIMENSIONS
                     for rows in (document["rows"][name],)
                 },
-                examples=[Example(**{**each, "rules": tuple(each["rules"])}) for each in document["examples"]],
+                examples=[
+                    Example(**{**each, "rules": tuple(each["rules"]), "lifted": tuple(each["lifted"])})
+                    for each in document["examples"]
+                ],
                 complete=bool(document["complete"]),
             )
             for name in _SUMS:
@@ -314,8 +330,9 @@ class ImpactLimits:
 def impact_gate(report: ImpactReport, limits: ImpactLimits) -> GateResult:
     """Whether a candidate changes no more than it may.
 
-    ``details["needs_approval"]`` says that a hard rule's refusal was lifted: whoever keeps the order of the gates asks
-    for the approval of a person then, whatever the share. An interrupted run passes nothing.
+    ``details["needs_approval"]`` says that it would place on a pool that a hard rule refused on record: whoever keeps
+    the order of the gates asks for the approval of a person then, whatever the share. An interrupted run passes
+    nothing.
     """
     seen = report.replayed + report.lost
     lost_ppm = -(-report.lost * PPM // seen) if seen else 0
@@ -329,7 +346,7 @@ def impact_gate(report: ImpactReport, limits: ImpactLimits) -> GateResult:
         faults.append(f"{report.lost:,} of {seen:,} decisions cannot be replayed")
     said = "; ".join(faults) or (flips if report.replayed else "no decision was logged in this window: nothing to flip")
     if report.needs_approval:
-        said += f"; {report.hard:,} would be placed where a hard rule refused, which needs an approval"
+        said += f"; {report.hard:,} would be placed where a hard rule refused, and that needs an approval"
     details = {
         "flips_ppm": report.flips_ppm,
         "max_flips_ppm": limits.max_flips_ppm,
@@ -350,9 +367,13 @@ def share(ppm: int) -> str:
 
 def _findings(report: ImpactReport) -> tuple[Finding, ...]:
     """The decisions to open, those that a hard rule had refused first."""
-    examples = sorted(report.examples, key=lambda each: (not each.hard, each.change not in FLIPS))
+    examples = sorted(report.examples, key=lambda each: (not each.lifted, each.change not in FLIPS))
     return tuple(
-        Finding(each.id, f"{each.change}: {each.tenant}, {each.model}: {each.before} → {each.after}")
+        Finding(each.id, f"{each.change}: {each.tenant}, {each.model}: {each.before} → {each.after}{_lifted(each)}")
         for each in examples
-        if each.change in FLIPS
+        if each.change in FLIPS or each.lifted
     )
+
+
+def _lifted(example: Example) -> str:
+    return f"; a hard rule refused {', '.join(example.lifted)}" if example.lifted else ""

@@ -117,6 +117,10 @@ class LogReader:
         """Whether entries of this person, of this tenant or of any, can be found and read."""
         return await self._read(lambda _: self._keys.knows(tenant, subject))
 
+    async def personal(self, bodies: Sequence[bytes]) -> list[dict[str, Any] | None]:
+        """The personal fields of bodies, where their keys are there; see ``audit.personal``."""
+        return await asyncio.to_thread(self._keys.fields, bodies)
+
     def _opened(self, records: Sequence[Record]) -> tuple[Record, ...]:
         fields = self._keys.fields([record.body for record in records])
         pairs = zip(records, fields, strict=True)

@@ -44,6 +44,15 @@ def refusals_of(sheet: Sheet, told: Iterable[Mapping[str, Any]]) -> Spilled:
     return {sheet.rows[place].pool: violation for violation, places in violations for place in places}
 
 
+def refusals_of_groups(sheet: Sheet, told: Iterable[Mapping[str, Any]], groups: Mapping[str, str]) -> Spilled:
+    """The violation of every eligible pool of a group that a record says was full, on whatever sheet: for a replay on
+    another revision, where the places of the record mean nothing."""
+    full = {each["pools"]: _violation(each) for each in told}
+    if not full:
+        return {}
+    return {row.pool: full[group] for row in sheet.rows if (group := groups.get(row.pool, "")) in full}
+
+
 def _violation(full: Mapping[str, Any]) -> dict[str, Any]:
     account, group, unit = full["path"], full["pools"], full["unit"]
     if full["why"] == "unknown":

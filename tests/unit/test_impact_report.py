@@ -47,7 +47,7 @@ def test_parts_add_up_to_the_whole_in_any_order(counts: list[tuple[int, int, int
         for number, (replayed, flips, lost) in enumerate(counts, 1):
             one = report(number, len(counts), replayed=replayed + flips, allow_to_deny=flips)
             one.not_replayed = {"erased": lost}
-            one.count_row("tenant", f"tenant-{flips % 3}", Row(allow_to_deny=flips))
+            one.row("tenant", f"tenant-{flips % 3}").add(Row(allow_to_deny=flips))
             found.append(one)
         return found
 
@@ -60,7 +60,7 @@ def test_parts_add_up_to_the_whole_in_any_order(counts: list[tuple[int, int, int
 
 def test_a_report_reads_what_it_wrote() -> None:
     one = report(replayed=9, first_choice=2, hard=1)
-    one.count_row("rule", "residency.location_not_permitted", Row(first_choice=2, hard=1))
+    one.row("rule", "residency.location_not_permitted").add(Row(first_choice=2, hard=1))
     one.show(example("first_choice", after="c"))
     read = ImpactReport.from_json(orjson.loads(orjson.dumps(one.to_json())))
     assert read == one
@@ -122,7 +122,7 @@ def test_the_gate_passes_no_report_that_has_not_seen_enough() -> None:
 def test_tables_and_examples_are_bounded_and_say_so() -> None:
     one = report()
     for number in range(ROWS_MAX + 5):
-        one.count_row("pool", f"pool-{number}", Row(first_choice=1))
+        one.row("pool", f"pool-{number}").add(Row(first_choice=1))
     for number in range(10):
         one.show(example(id=str(number)))
     one.show(example(after="elsewhere"))
