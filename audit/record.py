@@ -16,7 +16,7 @@ The fields of a body, all optional for this package, in the words of the product
     admission accounts      what it holds or changes of budgets, with every balance afterwards
     sheet facts             digests of blobs: the verdict for every pool, and what was measured at that minute
     policy fleet engine     commits and digests of the revisions, engine and version
-    obligations waivers approvers mode   what the answer binds to
+    waivers approvers mode  what the answer binds to; what its pools oblige to is in the sheet
     lost known plan         of a gap: what is missing, who kept what of it, and what two persons signed
     salt                    random, so that a leaf hash tells nothing about a guessable body
 

@@ -248,14 +248,6 @@ def obligations_json(ranked: tuple[Scored, ...], workload: Workload) -> list[Map
     return obligations
 
 
-def obligation_names(ranked: tuple[Scored, ...], workload: Workload) -> list[str]:
-    """The names of ``obligations_json``, in order of the alphabet."""
-    names = {obligation["name"] for scored in ranked for obligation in scored.row.obligations}
-    if ranked and workload.scope == "request":
-        names.add("max_output_tokens")
-    return sorted(names)
-
-
 def rejected_json(decision: Decision, sheet: Sheet) -> bytes:
     """The answer's ``rejected`` as bytes; those of the sheet itself when this moment refuses nothing more."""
     return orjson.dumps(rejected_fragments(decision, sheet)) if decision.refused else sheet.shown_refused_json

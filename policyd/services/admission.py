@@ -255,8 +255,7 @@ def _denied(entry: Entry, told: Mapping[str, Any]) -> Entry:
     body = orjson.loads(entry.body)
     salt = salt_of(body.pop("salt"))
     ranked = body.pop("ranked", [])
-    for name in ("ranked_total", "obligations"):
-        body.pop(name, None)
+    body.pop("ranked_total", None)
     denied = {**body, "admission": told, "outcome": "deny", "denied_by": "budget"}
     search = replace(entry.search, outcome="deny", denied_by="budget", pool=None, provider=None, country=None)
     terms = dict.fromkeys([*entry.terms, ("rule", NO_BUDGET), *(("rejected_pool", pool) for pool, _, _ in ranked)])

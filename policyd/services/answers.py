@@ -16,9 +16,9 @@ import orjson
 
 from audit.record import Blob, Entry, Form, Search, Term, digest, encode, personal
 from policyd.core.budgets import account_path
-from policyd.core.decide import Decision, obligation_names, obligations_json, ranked_json, rejected_json
+from policyd.core.decide import Decision, obligations_json, ranked_json, rejected_json
 from policyd.core.facts import Facts
-from policyd.core.places import COUNTRIES
+from policyd.core.places import GROUPS
 from policyd.core.principal import Principal
 from policyd.core.sheet import Sheet
 from policyd.core.snapshot import Snapshot
@@ -27,8 +27,9 @@ from policyd.errors import PolicydError
 from policyd.ledger.postings import read
 from policyd.services.clock import random_16, rfc3339
 
-RECORD_VERSION: Final = 2
-"""Since 2, who asked, labels and details are in ``_personal``, encrypted; version 1 has them in the open."""
+RECORD_VERSION: Final = 3
+"""Since 2, who asked, labels and details are in ``_personal``, encrypted; version 1 has them in the open. Since 3, a
+decision does not repeat the obligations of its pools, which the sheet has, and the EU and the EEA go by their names."""
 ENFORCE: Final = "enforce"
 """The mode that a record does not name."""
 LISTED_MAX: Final = 100
@@ -174,7 +175,6 @@ def entry_of(made: Made) -> Entry:
         "refused_now": [[row.pool, violation["rule"]] for row, violation in decision.refused[:LISTED_MAX]],
         "refused_now_total": len(decision.refused) if len(decision.refused) > LISTED_MAX else 0,
         "spilled": list(made.spilled),
-        "obligations": obligation_names(returned, workload),
         "sheet": made.sheet.digest,
         "facts": made.facts.digest,
         "policy": [revisions.policy_commit, revisions.policy_digest],
@@ -232,15 +232,19 @@ _without_numbers: Final = attrgetter(*_NOT_NUMBERS)
 
 _SECTIONS: Final = ("profile", "data", "resources", "demand")
 
+PLACES: Final = {name: tuple(sorted(GROUPS[name])) for name in ("EU", "EEA", "WORLD")}
+"""What a record names instead of listing. A name means the same for ever: members that change need a new name."""
+_PLACE_NAMES: Final = {countries: name for name, countries in PLACES.items()}
+
 
 def workload_record(workload: Workload) -> dict[str, Any]:
-    """The workload as the log keeps it: as normalised, its countries as one text (``DEFR``, or ``WORLD`` for all).
+    """The workload as the log keeps it: as normalised, its countries as one text (``DEFR``, or a name of ``PLACES``).
 
     That it is a request, and for an hour, goes without saying.
     """
     document = workload.to_json()
     countries = workload.permitted_countries
-    written = "WORLD" if len(countries) == len(COUNTRIES) else "".join(countries)
+    written = _PLACE_NAMES.get(countries) or "".join(countries)
     document["data"] = {**document["data"], "residency": written}
     if workload.scope == "request":
         del document["scope"]
@@ -286,7 +290,7 @@ def workload_from_record(document: Mapping[str, Any]) -> Workload:
     data, resources, demand = (document.get(name, {}) for name in ("data", "resources", "demand"))
     profile = document["profile"]
     written = data.get("residency", "").replace(" ", "")
-    places = COUNTRIES if written == "WORLD" else (written[at : at + 2] for at in range(0, len(written), 2))
+    places = PLACES.get(written) or (written[at : at + 2] for at in range(0, len(written), 2))
     return Workload(
         **{"scope": "request", **flat},
         **{name: profile[name] for name in ("urgency", "traffic", "task")},

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from policyd.core.decide import Decision
 from policyd.core.facts import Facts
-from policyd.core.places import COUNTRIES
+from policyd.core.places import COUNTRIES, GROUPS
 from policyd.core.sheet import Sheet
 from policyd.core.workload import DecisionOptions, Workload
 from policyd.services.answers import Made, Revisions, answer, entry_of, workload_from_record, workload_record
@@ -19,7 +19,8 @@ FACTS = Facts({}, {}, DIGEST)
 
 NAMES = st.sampled_from(["a", "b", "true", "0"])
 LISTS = st.sets(NAMES, max_size=3).map(lambda names: tuple(sorted(names)))
-PLACES = st.one_of(st.just(COUNTRIES), st.sets(st.sampled_from(["DE", "FR", "US"]))).map(lambda c: tuple(sorted(c)))
+_SOME = st.sets(st.sampled_from(["DE", "FR", "US"]))
+PLACES = st.one_of(st.sampled_from([COUNTRIES, *GROUPS.values()]), _SOME).map(lambda c: tuple(sorted(c)))
 NUMBERS = st.sampled_from([0, 1, 256, 16_777_216])
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=3)
 WORKLOADS = st.builds(
