@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, Final
 
 import orjson
@@ -18,14 +19,16 @@ from policyd.core.control import control_component
 from policyd.core.cost import Pricing
 from policyd.core.fleet import Fleet
 from policyd.core.inputs import performance_of
-from policyd.core.pool import Locations, Performance, Pool
+from policyd.core.pool import Performance, Pool
 from policyd.core.sheet import Refused, Row, Sheet, seal
 from policyd.core.terms import Terms
 from policyd.core.verdict import Answer, Enforcement, Package, PolicySet, Question, Violation
 from policyd.core.violations import POLICIES, core_violation, fact_missing, violation_order, violations_of
 from policyd.core.workload import Workload
 
-_ASPECTS: Final = tuple(Locations.model_fields)
+_Reason = tuple[tuple[str, str, bytes], Mapping[str, Any]]
+"""A violation as a sheet has it, behind its place in the order: made once for all pools that share it."""
+_BY_ORDER: Final = itemgetter(0)
 
 
 @dataclass(frozen=True)
@@ -52,18 +55,20 @@ def assemble(basis: Basis, view: ClassView, answers: Mapping[Question, Answer], 
     for pool in basis.fleet.pools.values():
         found = findings[pool.id]
         hidden = not _visible(basis, pool)
-        violations = [*_core_violations(basis, pool, hidden), *found.violations]
+        reasons = [*map(_reason, _core_violations(basis, pool, hidden)), *found.reasons]
         pricing = basis.grouping.pricing.get(pool.id, "offerings")
         if isinstance(pricing, str) and pool.id in basis.grouping.offered:
-            violations.append(core_violation("price_unknown", f"{pool.id} has no usable price", pricing, "a fact"))
-        row = None if violations else _row(basis, pool, found, pricing)
+            unknown = core_violation("price_unknown", f"{pool.id} has no usable price", pricing, "a fact")
+            reasons.append(_reason(unknown))
+        row = None if reasons else _row(basis, pool, found, pricing)
         if isinstance(row, Row):
             rows.append(row)
         else:
-            violations.extend([row] if isinstance(row, Violation) else [])
-            ordered = sorted((v.to_json() for v in violations), key=violation_order)
+            reasons.extend([_reason(row)] if isinstance(row, Violation) else [])
+            ordered = tuple(violation for _, violation in sorted(reasons, key=_BY_ORDER))
             priced = None if isinstance(pricing, str) else pricing
-            refused.append(Refused(pool.id, pool.kind, tuple(ordered), hidden, priced, declared_of(pool)))
+            declared = basis.grouping.declared[pool.id]
+            refused.append(Refused(pool.id, pool.kind, ordered, hidden, priced, declared))
     return seal(
         rows=tuple(rows),
         refused=tuple(refused),
@@ -83,7 +88,7 @@ def assemble(basis: Basis, view: ClassView, answers: Mapping[Question, Answer], 
 
 @dataclass(slots=True)
 class _Found:
-    violations: list[Violation]
+    reasons: list[_Reason]
     warnings: list[Mapping[str, Any]]
     obligations: list[Mapping[str, Any]]
     prefer: int = 0
@@ -96,11 +101,12 @@ def _answers_by_pool(
     failed = False
     for name, package in basis.policies.packages.items():
         for pool, paths in basis.grouping.missing[name].items():
-            found[pool].violations.append(fact_missing(package, (*paths, *view.missing[name])))
+            found[pool].reasons.append(_reason(fact_missing(package, (*paths, *view.missing[name]))))
         for pool_json, members in basis.grouping.groups[name].items():
             if view.missing[name]:
+                reason = _reason(fact_missing(package, view.missing[name]))
                 for pool in members:
-                    found[pool].violations.append(fact_missing(package, view.missing[name]))
+                    found[pool].reasons.append(reason)
                 continue
             answer = answers.get(Question(name, join(view.projections[name], pool_json)))
             if answer is None or answer.error is not None:
@@ -124,17 +130,22 @@ def _spread(package: Package, answer: Answer | None, members: Sequence[_Found]) 
             remedy="have the owner of the policy look at it; nothing is allowed meanwhile",
         )
         for member in members:
-            member.violations.append(failure)
+            member.reasons.append(_reason(failure))
         return
     violations = violations_of(package, answer.deny)
-    blocking = [v for v in violations if v.enforcement is not Enforcement.ADVISORY]
+    blocking = [_reason(v) for v in violations if v.enforcement is not Enforcement.ADVISORY]
     warnings = [v.to_json() for v in violations if v.enforcement is Enforcement.ADVISORY]
     warnings += [violation.to_json() for violation in violations_of(package, answer.warn, advisory=True)]
     for member in members:
-        member.violations.extend(blocking)
+        member.reasons.extend(blocking)
         member.warnings.extend(warnings)
         member.obligations.extend(answer.obligation)
         member.prefer += answer.prefer
+
+
+def _reason(violation: Violation) -> _Reason:
+    document = violation.to_json()
+    return violation_order(document), document
 
 
 def _core_violations(basis: Basis, pool: Pool, hidden: bool) -> list[Violation]:
@@ -231,25 +242,8 @@ def _row(basis: Basis, pool: Pool, found: _Found, pricing: Pricing | str) -> Row
         steadiness_inputs=steadiness_inputs,
         warnings=tuple(sorted(found.warnings, key=violation_order)),
         obligations=tuple(sorted(found.obligations, key=lambda o: orjson.dumps(o, option=orjson.OPT_SORT_KEYS))),
-        declared=declared_of(pool),
+        declared=basis.grouping.declared[pool.id],
     )
-
-
-def declared_of(pool: Pool) -> dict[str, Any]:
-    """What a person is told of a pool, kept in the sheet so that an old decision needs no old fleet to be explained."""
-    checked = pool.evidence.checked
-    return {
-        "provider": pool.provider,
-        "region": pool.region,
-        "locations": {name: places for name in _ASPECTS if (places := getattr(pool.locations, name)) is not None},
-        "operator": {
-            "name": pool.operator.name,
-            "seat": pool.operator.seat,
-            "parent_seat": pool.operator.parent_seat,
-        },
-        "tenancy": pool.tenancy,
-        "evidence_checked": None if checked is None else checked.isoformat(),
-    }
 
 
 def _latency(basis: Basis, performance: Performance) -> tuple[int, dict[str, Any]]:

@@ -19,6 +19,7 @@ import orjson
 from policyd.core.cost import Pricing, pricing_of
 from policyd.core.fleet import Fleet
 from policyd.core.inputs import CLASS_SHAPE, missing_facts, performance_of, pool_facts, serving_facts
+from policyd.core.pool import declared_of
 from policyd.core.projection import project
 from policyd.core.verdict import Package, PolicySet, Question
 from policyd.core.workload import Workload
@@ -31,13 +32,15 @@ class Grouping:
     """The pools of a fleet for one model, grouped by what each package reads of them. Made once per snapshot and model.
 
     ``groups[package]`` maps the projected JSON to the ids that share it; ``missing[package][pool]`` names absent paths;
-    ``pricing`` says for each pool that offers the model how it is priced, or which fact is missing for that.
+    ``pricing`` says for each pool that offers the model how it is priced, or which fact is missing for that;
+    ``declared`` has for each pool what ``policyd.core.pool.declared_of`` tells of it.
     """
 
     offered: frozenset[str]
     pricing: Mapping[str, Pricing | str]
     groups: Mapping[str, Mapping[bytes, tuple[str, ...]]]
     missing: Mapping[str, Mapping[str, tuple[str, ...]]]
+    declared: Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class PoolSides:
 
     documents: Mapping[str, Mapping[str, Any]]
     alone: Mapping[str, PackageGroups]
+    declared: Mapping[str, Mapping[str, Any]]
 
 
 def pool_sides(fleet: Fleet, policies: PolicySet) -> PoolSides:
@@ -65,7 +69,7 @@ def pool_sides(fleet: Fleet, policies: PolicySet) -> PoolSides:
     alone = {
         package.name: _group(package, documents) for package in policies.packages.values() if not _asks_serving(package)
     }
-    return PoolSides(documents, alone)
+    return PoolSides(documents, alone, {pool.id: declared_of(pool) for pool in fleet.pools.values()})
 
 
 def group_pools(fleet: Fleet, policies: PolicySet, model: str, sides: PoolSides) -> Grouping:
@@ -83,6 +87,7 @@ def group_pools(fleet: Fleet, policies: PolicySet, model: str, sides: PoolSides)
         pricing=_pricings(fleet, model),
         groups={name: found.groups for name, found in by_package.items()},
         missing={name: found.missing for name, found in by_package.items()},
+        declared=sides.declared,
     )
 
 

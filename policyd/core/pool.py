@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from datetime import date
 from decimal import Decimal
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, StringConstraints, model_validator
 
@@ -260,3 +260,23 @@ class Pool(Declared):
             if offering.model == model:
                 return offering
         return None
+
+
+_ASPECTS: Final = tuple(Locations.model_fields)
+
+
+def declared_of(pool: Pool) -> dict[str, Any]:
+    """What a person is told of a pool, kept in the sheet so that an old decision needs no old fleet to be explained."""
+    checked = pool.evidence.checked
+    return {
+        "provider": pool.provider,
+        "region": pool.region,
+        "locations": {name: places for name in _ASPECTS if (places := getattr(pool.locations, name)) is not None},
+        "operator": {
+            "name": pool.operator.name,
+            "seat": pool.operator.seat,
+            "parent_seat": pool.operator.parent_seat,
+        },
+        "tenancy": pool.tenancy,
+        "evidence_checked": None if checked is None else checked.isoformat(),
+    }

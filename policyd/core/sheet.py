@@ -178,10 +178,12 @@ def seal(
     rows = tuple(_ordered(row) for row in rows)
     places = {pool: place for place, pool in enumerate(sorted(row.pool for row in rows))}
     table: dict[bytes, int] = {}
-    encoded = [
-        [table.setdefault(orjson.dumps(v, option=orjson.OPT_SORT_KEYS), len(table)) for v in entry.violations]
-        for entry in refused
-    ]
+    # Pools that share an answer share its violations, so that most are told apart without their bytes.
+    known: dict[int, int] = {}
+    for violation in {id(each): each for entry in refused for each in entry.violations}.values():
+        written = orjson.dumps(violation, option=orjson.OPT_SORT_KEYS)
+        known[id(violation)] = table.setdefault(written, len(table))
+    encoded = [[known[id(violation)] for violation in entry.violations] for entry in refused]
     violations = list(table)
     document = {
         "header": header,

@@ -6,6 +6,7 @@ Rules: messages are rendered here and not by engines, which print numbers differ
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 import orjson
@@ -26,6 +27,8 @@ def violations_of(package: Package, denials: Sequence[Mapping[str, Any]], *, adv
     Objects of one rule that require the same and observed named things (``{"storage": "US"}``) become one violation
     that names them all: a person mends a pool, not each of its countries.
     """
+    if not denials:
+        return []
     merged: dict[tuple[str, bytes], dict[str, Any]] = {}
     single: list[tuple[str, Any, Any]] = []
     for denial in denials:
@@ -71,7 +74,14 @@ def _brief(required: Any) -> Any:
     """A long list of countries as the groups it consists of; anything else as it is."""
     if not isinstance(required, list) or len(required) <= _COUNTRIES_LISTED:
         return required
-    return compact(required) if all(isinstance(item, str) and item in COUNTRIES for item in required) else required
+    names = tuple(required)
+    return list(_grouped(names)) if all(type(name) is str for name in names) else required
+
+
+@lru_cache(maxsize=256)
+def _grouped(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The pools of a class are refused for the same list, so it is looked at once."""
+    return tuple(compact(names)) if COUNTRIES.issuperset(names) else names
 
 
 _COUNTRIES_LISTED: Final = 6

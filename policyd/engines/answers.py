@@ -25,6 +25,7 @@ MAX_ITEMS: Final = 1000
 """Most elements of one exported set for one pool."""
 
 _MAX_DEPTH: Final = 24
+_TEXT: Final = frozenset({str})
 _NUMBERS_ALIKE: Final = bytes.maketrans(b"123456789eE", b"000000000..")
 _LONG_NUMBER: Final = b"0" * 15
 _FORBIDDEN: Final = frozenset('"\\') | frozenset(map(chr, range(0x20)))
@@ -121,6 +122,8 @@ def _obligations(value: Any) -> tuple[Mapping[str, Any], ...]:
 def _objects(export: str, value: Any) -> tuple[Mapping[str, Any], ...]:
     if not isinstance(value, list):
         raise _Malformed(f"{export}: not a set (write `{export} contains …`)")
+    if not value:
+        return ()
     if len(value) > MAX_ITEMS:
         raise _Malformed(f"{export}: more than {MAX_ITEMS} elements")
     items: list[Mapping[str, Any]] = []
@@ -128,6 +131,8 @@ def _objects(export: str, value: Any) -> tuple[Mapping[str, Any], ...]:
         if not isinstance(item, dict):
             raise _Malformed(f"{export}: an element is not an object")
         items.append(_plain(export, item, 0))
+    if len(items) == 1:
+        return (items[0],)
     # Two elements that differ as 1 and 1.0 are one element once numbers are equal on every engine.
     unique = {canonical_json(item): item for item in items}
     return tuple(unique[text] for text in sorted(unique))
@@ -142,9 +147,10 @@ def _preference(value: Any) -> int:
 
 def _plain(export: str, value: Any, depth: int) -> Any:
     """The value with integral floats as integers. Raises ``_Malformed`` for other floats and unsafe integers."""
-    if isinstance(value, bool) or value is None or isinstance(value, str):
+    kind = type(value)
+    if kind is str or kind is bool or value is None:
         return value
-    if isinstance(value, int | float):
+    if kind is int or kind is float:
         if not -MAX_SAFE <= value <= MAX_SAFE:
             raise _Malformed(f"{export}: a number is beyond ±{MAX_SAFE}")
         if value != int(value):
@@ -152,8 +158,9 @@ def _plain(export: str, value: Any, depth: int) -> Any:
         return int(value)
     if depth >= _MAX_DEPTH:
         raise _Malformed(f"{export}: nested deeper than {_MAX_DEPTH}")
-    if isinstance(value, dict):
+    if kind is dict:
         return {str(key): _plain(export, part, depth + 1) for key, part in value.items()}
     # A set inside a value is printed as a list, in an order of the engine's own; so every list here gets one order.
-    parts = [_plain(export, part, depth + 1) for part in value]
-    return sorted(parts) if all(type(part) is str for part in parts) else sorted(parts, key=canonical_json)
+    if _TEXT.issuperset(map(type, value)):
+        return sorted(value)
+    return sorted((_plain(export, part, depth + 1) for part in value), key=canonical_json)

@@ -68,7 +68,7 @@ async def blocks(engine: Engine, body: str) -> bool:
         await engine.close()
     pool = _Found([], [], [])
     _spread(package, answer, [pool])
-    return bool(pool.violations)
+    return bool(pool.reasons)
 
 
 def test_a_rule_in_a_test_file_is_a_finding() -> None:
