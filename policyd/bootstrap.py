@@ -65,6 +65,7 @@ from policyd.services.readings import observe_parts, observe_process
 from policyd.services.refusals import Refusals, ended
 from policyd.services.reload import Reload
 from policyd.services.repeats import Repeats
+from policyd.services.revision_approvals import RevisionApprovals
 from policyd.services.revision_desk import RevisionDesk
 from policyd.services.settlements import Settlements
 from policyd.services.sheets import SheetBook, SheetLimits
@@ -125,6 +126,12 @@ class Running:
     def snapshot(self) -> Snapshot:
         """The live snapshot."""
         return self.activation.current()
+
+    @property
+    def approvals(self) -> RevisionApprovals:
+        """Approvals of revisions; they hold nothing of their own."""
+        log = self.committer
+        return RevisionApprovals(log, self.reader, self.activation, self.settings.revisions, log.origin)
 
     def exposition(self) -> Exposition:
         """What answers ``GET /metrics``, made now."""

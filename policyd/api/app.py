@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from policyd.api import problems
+from policyd.api.approvals import RevisionApprovalRequest, approval_router
 from policyd.api.authzen import authzen_router
 from policyd.api.batch import batch_router
 from policyd.api.break_even import BreakEvenRequest, break_even_router
@@ -29,6 +30,7 @@ from policyd.api.health import Readiness, health_router
 from policyd.api.log import log_router
 from policyd.api.metrics import metrics_router
 from policyd.api.openapi import describe
+from policyd.api.openapi_approvals import APPROVALS_SHOWN
 from policyd.api.openapi_authzen import AUTHZEN_SHOWN
 from policyd.api.openapi_batch import BATCH_SHOWN
 from policyd.api.openapi_break_even import BREAK_EVEN_SHOWN
@@ -51,6 +53,7 @@ from policyd.api.tracing import Admitted, Followed
 from policyd.errors import PolicydError
 
 _SHOWN: Final[tuple[type[BaseModel], ...]] = (
+    *APPROVALS_SHOWN,
     *AUTHZEN_SHOWN,
     *BATCH_SHOWN,
     *BREAK_EVEN_SHOWN,
@@ -70,6 +73,7 @@ _SHOWN: Final[tuple[type[BaseModel], ...]] = (
     ExtensionRequest,
     HoldRequest,
     LiftRequest,
+    RevisionApprovalRequest,
     SettlementRequest,
     SimulationRequest,
 )
@@ -109,6 +113,7 @@ def create_app(running: Parts) -> FastAPI:
     app.state.readiness = readiness
     app.state.telemetry = running.telemetry
     routers = [
+        approval_router(running),
         authzen_router(running),
         batch_router(running, packing),
         break_even_router(running),

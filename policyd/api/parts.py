@@ -20,6 +20,7 @@ from policyd.services.facts_holder import FactsHolder
 from policyd.services.log_reader import LogReader
 from policyd.services.reload import Reload
 from policyd.services.repeats import Repeats
+from policyd.services.revision_approvals import RevisionApprovals
 from policyd.services.settlements import Settlements
 from policyd.services.simulations import Simulations
 from policyd.services.two_persons import TwoPersons
@@ -56,6 +57,9 @@ class Parts(Protocol):
 
     @property
     def two_persons(self) -> TwoPersons: ...
+
+    @property
+    def approvals(self) -> RevisionApprovals: ...
 
     @property
     def budgets(self) -> BudgetChanges: ...

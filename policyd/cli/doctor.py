@@ -123,6 +123,7 @@ async def _serving_checks(settings: Settings) -> list[Check]:
         check_witnesses,
         check_workers,
     )
+    from policyd.services.doctor_trust import check_signers
     from policyd.services.webhooks import read_states
 
     auth = settings.auth
@@ -149,6 +150,7 @@ async def _serving_checks(settings: Settings) -> list[Check]:
         *await check_telemetry(lambda: endpoints(os.environ)),
         check_workers(settings),
         *check_witnesses(settings),
+        *check_signers(settings),
         check_ntp(),
     ]
 

@@ -1,4 +1,4 @@
-"""``policyd policy``: check policies before they go live, and run their tests on every engine."""
+"""``policyd policy``: check policies before they go live, run their tests on every engine, approve them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from policyd.cli.options import CheckOutput, ConfigFlag, DataDirFlag, EngineFlag, FleetFlag, settings_of
+from policyd.cli.policy_approve import approve
 from policyd.cli.terminal import data, say, talk
 
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ class Engines(StrEnum):
     EMBEDDED = "embedded"
     OPA = "opa"
     ALL = "all"
+
+
+app.command()(approve)
 
 
 @app.command()

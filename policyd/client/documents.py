@@ -345,6 +345,29 @@ class ChangedBudgets(TypedDict):
     proposal: NotRequired[Json]
 
 
+class RevisionApproval(TypedDict):
+    """An approval of a revision; ``audit`` is there when it was sent, ``counts`` and ``said`` when it was looked up."""
+
+    id: str
+    kind: str
+    digest: str
+    replaces: str
+    expires: str
+    signer: str | None
+    time: NotRequired[str]
+    counts: NotRequired[bool]
+    said: NotRequired[str]
+    audit: NotRequired[Position]
+
+
+class RevisionApprovals(TypedDict):
+    """The approvals of a revision, and what serves of each kind."""
+
+    digest: str
+    live: dict[str, str]
+    items: list[RevisionApproval]
+
+
 class Proposal(TypedDict):
     """What one person has proposed, for another to approve; ``tenant`` None concerns all of them."""
 

@@ -6,10 +6,11 @@ Rules: a proposal that was sent twice is two proposals, and an approval is good 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, Final, TypeVar
 
 from policyd.client.calls import Call, encoded, fields, headers, page_of, segment
-from policyd.client.documents import Approval, Hold, Page, Proposal
+from policyd.client.documents import Approval, Hold, Page, Proposal, RevisionApproval, RevisionApprovals
 from policyd.client.problems import json_of
 
 Found = TypeVar("Found")
@@ -29,6 +30,14 @@ class TwoPersons(ABC):
     def approve(self, proposal_id: str, *, digest: str | None = None, request_id: str | None = None) -> Approval:
         """Approve what another person has proposed, and have it done; ``digest`` is that of what was read."""
         return self.send(_approve(proposal_id, digest, request_id))
+
+    def revision_approvals(self, digest: str) -> RevisionApprovals:
+        """What has been approved of a revision, and what serves in its place."""
+        return self.send(_revision_approvals(digest))
+
+    def approve_revision(self, approval: Mapping[str, str], *, request_id: str | None = None) -> RevisionApproval:
+        """Bring a signed approval: ``kind``, ``digest``, ``replaces``, ``expires`` and ``signature``."""
+        return self.send(_approve_revision(approval, request_id))
 
     def holds(self) -> Page[Hold]:
         """The legal holds in force."""
@@ -65,6 +74,14 @@ class AsyncTwoPersons(ABC):
     async def approve(self, proposal_id: str, *, digest: str | None = None, request_id: str | None = None) -> Approval:
         """Approve what another person has proposed, and have it done; ``digest`` is that of what was read."""
         return await self.send(_approve(proposal_id, digest, request_id))
+
+    async def revision_approvals(self, digest: str) -> RevisionApprovals:
+        """What has been approved of a revision, and what serves in its place."""
+        return await self.send(_revision_approvals(digest))
+
+    async def approve_revision(self, approval: Mapping[str, str], *, request_id: str | None = None) -> RevisionApproval:
+        """Bring a signed approval: ``kind``, ``digest``, ``replaces``, ``expires`` and ``signature``."""
+        return await self.send(_approve_revision(approval, request_id))
 
     async def holds(self) -> Page[Hold]:
         """The legal holds in force."""
@@ -105,6 +122,28 @@ def _approve(proposal_id: str, digest: str | None, request_id: str | None) -> Ca
     return Call("POST", path, _approval, "approval", content=content, headers=sent, repeatable=False)
 
 
+def _revision_approvals(digest: str) -> Call[RevisionApprovals]:
+    """``GET /v1/revisions/{digest}/approval``."""
+    path = f"/v1/revisions/{segment(digest)}/approval"
+    return Call("GET", path, lambda body: _shaped_approvals(json_of(body)), "approvals of a revision")
+
+
+def _approve_revision(approval: Mapping[str, str], request_id: str | None) -> Call[RevisionApproval]:
+    """``POST /v1/revisions/{digest}/approval``."""
+    path = f"/v1/revisions/{segment(approval['digest'])}/approval"
+    content, sent = encoded(dict(approval)), headers(request_id=request_id)
+    read = "approval of a revision"
+    return Call(
+        "POST",
+        path,
+        lambda body: _shaped_revision(json_of(body)),
+        read,
+        content=content,
+        headers=sent,
+        repeatable=False,
+    )
+
+
 def _propose_hold(tenant: str, subject: str | None, reason: str, request_id: str | None) -> Call[Proposal]:
     """``POST /v1/log/holds``."""
     about = {} if subject is None else {"subject": subject}
@@ -128,6 +167,8 @@ def _propose(path: str, document: dict[str, Any], request_id: str | None) -> Cal
 
 
 _shaped_proposal: Final = fields(Proposal, id=str, action=str, digest=str, document=dict)
+_shaped_approvals: Final = fields(RevisionApprovals, digest=str, live=dict, items=list)
+_shaped_revision: Final = fields(RevisionApproval, id=str, kind=str, digest=str, replaces=str, expires=str)
 _shaped_approval: Final = fields(Approval, id=str, action=str, approval=str, result=dict)
 
 

@@ -181,8 +181,8 @@ def read_private_key(content: bytes, place: str) -> PrivateKey:
 
 
 _KEY_REMEDY: Final = (
-    "name an Ed25519, ECDSA or RSA key without a passphrase; for any other, write the document with `--out`, sign it "
-    "with `ssh-keygen -Y sign -n policyd-approval@v1`, and send it with `--signature`"
+    "name an Ed25519, ECDSA or RSA key without a passphrase; for any other, write what is to be signed with `--out`, "
+    "sign it with `ssh-keygen -Y sign -n policyd-approval@v1`, and bring it with `--send`"
 )
 
 

@@ -42,6 +42,7 @@ def test_the_commands_are_those_of_the_contract() -> None:
     assert {" ".join(path) for path in COMMANDS} == {
         *("serve", "decide", "explain", "simulate", "break-even", "doctor", "demo"),
         *("pool list", "pool show", "fleet check", "fleet import", "policy check", "policy test", "policy init"),
+        "policy approve",
         *("config show", "config schema", "audit search", "audit show", "audit report", "token new"),
         *(
             "budget list",
