@@ -193,7 +193,10 @@ class Vault:
             sealed.append(b64encode(key.id + nonce + key.cipher.encrypt(nonce, fields, bound)))
         principal = entry.search.principal
         token = None if principal is None else self._known[tenant, principal].token
-        return entry.sealed(FIELD, b'["' + b'","'.join(sealed) + b'"]', token)
+        terms = entry.terms
+        if len(entry.personal) > 1:  # whoever approved something has fields of their own
+            terms = tuple((name, self._known[tenant, v].token if name == "approver" else v) for name, v in terms)
+        return entry.sealed(FIELD, b'["' + b'","'.join(sealed) + b'"]', token, terms)
 
     def token(self, tenant: str, name: str) -> str:
         """What entries of this person are found by; its key is made when there is none."""

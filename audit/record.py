@@ -16,7 +16,8 @@ The fields of a body, all optional for this package, in the words of the product
     admission accounts      what it holds or changes of budgets, with every balance afterwards
     sheet facts             digests of blobs: the verdict for every pool, and what was measured at that minute
     policy fleet engine     commits and digests of the revisions, engine and version
-    waivers approvers mode  what the answer binds to; what its pools oblige to is in the sheet
+    waivers approvers       the waivers that it stands on, and who answers for each
+    mode                    what the answer binds to; what its pools oblige to is in the sheet
     lost known plan         of a gap: what is missing, who kept what of it, and what two persons signed
     salt                    random, so that a leaf hash tells nothing about a guessable body
 
@@ -60,6 +61,7 @@ Kind = Literal[
     "checkpoint_seen",
     "erasure",
     "retention",
+    "waiver",
 ]
 KINDS: Final[tuple[Kind, ...]] = (
     "decision",
@@ -78,6 +80,7 @@ KINDS: Final[tuple[Kind, ...]] = (
     "checkpoint_seen",
     "erasure",
     "retention",
+    "waiver",
 )
 """Stored as their position here: append new ones at the end, never reorder."""
 
@@ -186,11 +189,13 @@ class Entry:
             return len(self.body)
         return len(self.body) + SEALED_BYTES + sum(SEALED_BYTES + len(fields) * 4 // 3 for _, fields in self.personal)
 
-    def sealed(self, key: str, value: bytes, token: str | None) -> Entry:
-        """``begun_with`` for its personal fields, encrypted; it is found by ``token`` in the place of its principal."""
+    def sealed(self, key: str, value: bytes, token: str | None, terms: tuple[Term, ...]) -> Entry:
+        """``begun_with`` for its personal fields, encrypted; it is found by ``token`` in the place of its principal,
+        and by ``terms`` that name no person."""
         begun = self.begun_with(key, value)
         object.__setattr__(begun, "personal", ())
         object.__setattr__(begun, "token", token)
+        object.__setattr__(begun, "terms", terms)
         return begun
 
     def begun_with(self, key: str, value: bytes) -> Entry:

@@ -20,6 +20,7 @@ from connectors.otel_signals import exported_signals, switched_off
 from connectors.static import DeclaredFacts, StaticFacts
 from policyd.api.callers import Callers
 from policyd.bootstrap_identity import make_authenticator
+from policyd.bootstrap_persons import beside, by_persons, heard
 from policyd.bootstrap_sources import (
     Parsed,
     Read,
@@ -31,8 +32,7 @@ from policyd.bootstrap_sources import (
     make_sources,
     refuse_followed,
 )
-from policyd.bootstrap_webhooks import cancel, read_secret
-from policyd.core.budgets import SCALE
+from policyd.bootstrap_webhooks import read_secret
 from policyd.core.fleet import Fleet
 from policyd.core.principal import LOCAL, Principal
 from policyd.core.snapshot import Snapshot
@@ -41,7 +41,6 @@ from policyd.engines.entitlements import CasbinEntitlements
 from policyd.engines.opa_bundle import BundleKey
 from policyd.errors import ConfigError
 from policyd.identity.limits import Limiter
-from policyd.ledger.chart import UNITS
 from policyd.ports import Engine, Entitlements, FactSource, PolicyTree
 from policyd.revisions.fleet_files import load_fleet
 from policyd.revisions.policy_files import load_policy_tree
@@ -51,7 +50,6 @@ from policyd.services.activation import Activation
 from policyd.services.budget_changes import BudgetChanges
 from policyd.services.bundles import PolicyBundles
 from policyd.services.committer import Committer
-from policyd.services.crossed import Crossed
 from policyd.services.data_directory import DataDirectory
 from policyd.services.decisions import DecisionService, WrittenLog
 from policyd.services.evidence_work import evidence_work
@@ -72,6 +70,7 @@ from policyd.services.sheets import SheetBook, SheetLimits
 from policyd.services.simulations import SimulationLimits, Simulations
 from policyd.services.sources import Sources
 from policyd.services.two_persons import TwoPersons
+from policyd.services.waivers import Waivers
 from policyd.services.webhook_forms import secret_of
 from policyd.services.writer import CommitLimits
 from policyd.settings import BundleSettings, EngineSettings, Settings
@@ -110,6 +109,7 @@ class Running:
     settlements: Settlements
     two_persons: TwoPersons
     budgets: BudgetChanges
+    waivers: Waivers
     bundles: PolicyBundles
     pushes: Pushes | None
     look: Callable[[], None]
@@ -245,8 +245,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         lifecycle = await following(settings, directory, log, sources, stack)
         trees = Trees(Parsed(sources), sources.settled, sources.freshness)
         parts = await _assembled(settings, directory, telemetry, opened, trees, stack)
-        turning = asyncio.create_task(lifecycle.keep_turning(parts.reload.ask))
-        stack.push_async_callback(cancel, turning)
+        beside(lifecycle.keep_turning(parts.reload.ask), stack)
         yield parts
 
 
@@ -317,15 +316,14 @@ async def _assembled(
     facts.refresh()
     engine = make_engine(settings.engine)
     stack.push_async_callback(engine.close)
-    loading = asyncio.create_task(loaded_ahead(engine, tree))
-    stack.push_async_callback(cancel, loading)
+    loading = beside(loaded_ahead(engine, tree), stack)
     log = await open_log()
     await loading
     activation = Activation(engine, make_entitlements, log)
     _declare(facts, await first_activated(activation, trees, tree, fleet))
     reader = await LogReader.open(directory, deadline_ms=settings.audit.search_deadline_ms)
     stack.push_async_callback(reader.close)
-    crossed = await _start_crossed(reader, activation, stack)
+    crossed, in_force = found = await heard(reader, activation, stack)
     book = SheetBook(engine, _sheet_limits(settings.engine), telemetry=telemetry)
     decisions = DecisionService(
         activation,
@@ -341,14 +339,14 @@ async def _assembled(
         telemetry=telemetry,
         frames=Frames(crossed.percent, crossed.limits),
         freshness=trees.freshness,
+        waivers=in_force,
     )
     observe_parts(telemetry, engine=engine, book=book, committer=log, facts=facts, snapshots=activation)
     simulations = Simulations(activation, facts, book, settings.simulation.trees, _simulation_limits(settings))
     repeats = Repeats(decisions, reader, settings.api.idempotency_ttl_ms)
     warmed = (settings.engine.warm_classes_max, settings.engine.warm_wait_ms)
     reload = Reload(activation, decisions, trees.read, lambda fleet: _declare(facts, fleet), trees.settled, *warmed)
-    refresher = asyncio.create_task(facts.keep_fresh())
-    stack.push_async_callback(cancel, refresher)
+    beside(facts.keep_fresh(), stack)
     callers = _start_callers(settings, log, stack)
     return Running(
         settings,
@@ -366,32 +364,12 @@ async def _assembled(
         reload,
         repeats,
         Settlements(log, reader, log.origin),
-        _two_persons(settings, log, reader, activation),
-        BudgetChanges(log, activation, crossed, log.origin, _alone_max(settings)),
+        *by_persons(settings, log, reader, activation, found),
         PolicyBundles(activation, make_bundle_key(settings.bundles)),
         make_pushes(settings.sources),
         reload.look,
         RevisionDesk(log, reader, make_plan(settings)),
     )
-
-
-async def _start_crossed(reader: LogReader, activation: Activation, stack: AsyncExitStack) -> Crossed:
-    """Which thresholds of budgets are crossed, known and kept so."""
-    crossed = Crossed(reader, activation)
-    await crossed.refresh()
-    watching = asyncio.create_task(crossed.keep_fresh())
-    stack.push_async_callback(cancel, watching)
-    return crossed
-
-
-def _two_persons(settings: Settings, log: WrittenLog, reader: LogReader, activation: Activation) -> TwoPersons:
-    chosen = settings.proposals
-    return TwoPersons(log, reader, activation, log.origin, chosen.ttl_ms, chosen.open_max)
-
-
-def _alone_max(settings: Settings) -> dict[str, int]:
-    """Up to which amount of the ledger's units one person may raise."""
-    return {UNITS[unit]: limit * SCALE[unit] for unit, limit in settings.budgets.raise_alone_max.items()}
 
 
 def _read_trees(settings: Settings) -> tuple[PolicyTree, Fleet]:
@@ -412,7 +390,7 @@ async def _open_log(
     committer = await Committer.open(directory, durability=audit.durability, limits=limits, telemetry=telemetry)
     stack.push_async_callback(committer.close)
     for work in await evidence_work(settings, directory, committer, telemetry, stack):
-        stack.push_async_callback(cancel, asyncio.create_task(work))
+        beside(work, stack)
     return committer
 
 
@@ -424,8 +402,7 @@ def _start_callers(settings: Settings, log: WrittenLog, stack: AsyncExitStack) -
     stack.push_async_callback(ended, flushing, refusals)
     authenticator, tokens = make_authenticator(settings.auth)
     if tokens is not None:
-        watching = asyncio.create_task(tokens.keep_fresh(settings.auth.refresh_ms))
-        stack.push_async_callback(cancel, watching)
+        beside(tokens.keep_fresh(settings.auth.refresh_ms), stack)
     part_of = settings.part_of
     limiter = Limiter(part_of(limits.in_flight_max), part_of(limits.requests_per_s), part_of(limits.requests_burst))
     return Callers(authenticator, limiter, refusals)

@@ -14,6 +14,8 @@
     │   ├── ProposalClosed     a proposal that is used up, expired or another one      409, exit 1
     │   ├── RevisionConflict   a revision that does not stand where a step begins      409, exit 1
     │   ├── OnHold             a legal hold keeps what was to be erased or removed     409, exit 1
+    │   ├── WaiverRefused      a waiver of what nobody may waive, or for too long      422, exit 2
+    │   ├── WaiverVoid         a waiver of a rule that is not what it was              409, exit 1
     │   ├── Loosens            the request asks for less protection than its floor     403, exit 1
     │   ├── WrongHost          without authentication, a name that is not loopback     421, exit 1
     │   └── Forbidden          the identity may not act in that scope                  403, exit 1
@@ -192,6 +194,21 @@ class RevisionConflict(RequestError):
     exit_code = 1
     title = "The revision does not stand where this step begins"
     remedy = "look at `policyd policy log`, and take the step from where the revision stands now"
+
+
+class WaiverRefused(RequestError):
+    code = "waiver.refused"
+    http_status = 422
+    title = "This cannot be waived so"
+    remedy = "name a soft or approval rule, and an end within waivers.max_duration_ms"
+
+
+class WaiverVoid(RequestError):
+    code = "waiver.void"
+    http_status = 409
+    exit_code = 1
+    title = "The waiver is void"
+    remedy = "read the rule as it is now, and request a new waiver for it"
 
 
 class OnHold(RequestError):

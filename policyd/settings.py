@@ -22,6 +22,7 @@ from policyd.retention_settings import RetentionSettings
 from policyd.revision_settings import RevisionSettings
 from policyd.source_settings import SourcesSettings
 from policyd.source_settings import is_loopback as is_loopback
+from policyd.waiver_settings import WaiverSettings
 
 PREFIX = "POLICYD_"
 
@@ -304,6 +305,7 @@ class Settings(_Section):
     telemetry: TelemetrySettings = TelemetrySettings()
     budgets: BudgetSettings = BudgetSettings()
     proposals: ProposalSettings = ProposalSettings()
+    waivers: WaiverSettings = WaiverSettings()
     webhooks: Annotated[dict[WebhookName, WebhookSettings], Field(max_length=16)] = Field(
         default_factory=dict, description="receivers of events, by name, such as `webhooks.ops.url`"
     )

@@ -42,6 +42,7 @@ from policyd.api.openapi_pushes import PUSHES_SHOWN
 from policyd.api.openapi_reports import REPORTS_SHOWN
 from policyd.api.openapi_settlements import SETTLEMENT_SHOWN
 from policyd.api.openapi_simulations import SIMULATION_SHOWN
+from policyd.api.openapi_waivers import WAIVERS_SHOWN
 from policyd.api.packing import Packing
 from policyd.api.parts import Parts
 from policyd.api.proposals import ApprovalRequest, ErasureRequest, HoldRequest, LiftRequest, proposal_router
@@ -50,6 +51,7 @@ from policyd.api.reports import report_router
 from policyd.api.settlements import ExtensionRequest, SettlementRequest, settlement_router
 from policyd.api.simulations import SimulationRequest, simulation_router
 from policyd.api.tracing import Admitted, Followed
+from policyd.api.waivers import BreakGlassRequest, WaiverRequest, waiver_router
 from policyd.errors import PolicydError
 
 _SHOWN: Final[tuple[type[BaseModel], ...]] = (
@@ -67,8 +69,10 @@ _SHOWN: Final[tuple[type[BaseModel], ...]] = (
     *REPORTS_SHOWN,
     *LOG_SHOWN,
     *SIMULATION_SHOWN,
+    *WAIVERS_SHOWN,
     ApprovalRequest,
     BreakEvenRequest,
+    BreakGlassRequest,
     ErasureRequest,
     ExtensionRequest,
     HoldRequest,
@@ -76,6 +80,7 @@ _SHOWN: Final[tuple[type[BaseModel], ...]] = (
     RevisionApprovalRequest,
     SettlementRequest,
     SimulationRequest,
+    WaiverRequest,
 )
 """Schemas that are described beside ``policyd.api.openapi``."""
 
@@ -131,6 +136,7 @@ def create_app(running: Parts) -> FastAPI:
         report_router(running),
         settlement_router(running),
         simulation_router(running),
+        waiver_router(running),
     ]
     for router in routers:
         app.include_router(router)

@@ -66,12 +66,13 @@ class ViolationDocument(_Answer):
 
     policy: str
     rule: str
-    enforcement: Literal["hard", "soft", "advisory"]
+    enforcement: Literal["hard", "soft", "approval", "advisory"]
     location: str = Field(description="file and line of the rule")
     message: str
     observed: Any
     required: Any
     remedy: str
+    lifted_by: str | None = Field(None, description="in a warning about what a waiver has lifted: its id")
 
 
 class ComponentDocument(_Answer):
@@ -121,8 +122,21 @@ class PositionDocument(BaseModel):
     leaf_hash: str
 
 
+class StoodOnDocument(_Answer):
+    """What persons have lifted for a decision; null is all of the tenant's, or nobody who can be named any more."""
+
+    id: str
+    kind: Literal["waiver", "approval", "break_glass"]
+    rule: str | None
+    project: str | None
+    pool: str | None
+    model: str | None
+    approved_by: str | None
+    expires_at: str
+
+
 class DecisionDocument(_Answer):
-    """A decision. ``denied_by`` is there when the outcome is a deny."""
+    """A decision. ``denied_by`` is there when the outcome is a deny, ``waivers`` when rules were lifted for it."""
 
     id: str
     outcome: Literal["allow", "deny"]
@@ -141,6 +155,7 @@ class DecisionDocument(_Answer):
     policy: Json
     fleet: Json
     facts: Json
+    waivers: list[StoodOnDocument] = []
     audit: PositionDocument
 
 

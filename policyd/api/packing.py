@@ -17,6 +17,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from hashlib import sha256
 from typing import Final, NamedTuple
 
 from starlette.responses import Response
@@ -68,7 +69,8 @@ def packed(content: bytes) -> Packed:
 
 @dataclass(slots=True)
 class Packing:
-    """What was compressed, by the digest of its sheet; what was asked for longest ago goes first."""
+    """What was compressed, by the digest of its sheet, or by its own where waivers have changed it; what was asked for
+    longest ago goes first."""
 
     _packed: OrderedDict[str, Packed] = field(default_factory=OrderedDict)
 
@@ -89,7 +91,10 @@ class Packing:
 
     def _packed_piece(self, piece: bytes, sheet: Sheet | None) -> bytes | Packed:
         gains = sheet is not None and len(piece) >= PACKED_MIN_BYTES
-        return self._of(sheet.digest, piece) if sheet is not None and gains else piece
+        if sheet is None or not gains:
+            return piece
+        # What waivers leave of a sheet has its digest, and says something else.
+        return self._of(sha256(piece).hexdigest() if sheet.lifted else sheet.digest, piece)
 
     def _of(self, digest: str, shared: bytes) -> Packed:
         found = self._packed.get(digest)

@@ -24,6 +24,7 @@ from policyd.services.revision_approvals import RevisionApprovals
 from policyd.services.settlements import Settlements
 from policyd.services.simulations import Simulations
 from policyd.services.two_persons import TwoPersons
+from policyd.services.waivers import Waivers
 from policyd.settings import Settings
 from policyd.telemetry import Exposition, Telemetry
 
@@ -74,6 +75,9 @@ class Parts(Protocol):
     @property
     def look(self) -> Callable[[], None]:
         """Has the sources looked at soon."""
+
+    @property
+    def waivers(self) -> Waivers: ...
 
     @property
     def telemetry(self) -> Telemetry: ...

@@ -99,12 +99,13 @@ class Violation(TypedDict):
 
     policy: str
     rule: str
-    enforcement: Literal["hard", "soft", "advisory"]
+    enforcement: Literal["hard", "soft", "approval", "advisory"]
     location: str
     message: str
     observed: Any
     required: Any
     remedy: str
+    lifted_by: NotRequired[str]
 
 
 class Component(TypedDict):
@@ -154,8 +155,21 @@ class Position(TypedDict):
     leaf_hash: str
 
 
+class StoodOn(TypedDict):
+    """What persons have lifted for a decision; None is all of the tenant's."""
+
+    id: str
+    kind: Literal["waiver", "approval", "break_glass"]
+    rule: str | None
+    project: str | None
+    pool: str | None
+    model: str | None
+    approved_by: str | None
+    expires_at: str
+
+
 class Decision(TypedDict):
-    """A decision; ``denied_by`` is there when the outcome is a deny."""
+    """A decision; ``denied_by`` is there when the outcome is a deny, ``waivers`` when rules were lifted for it."""
 
     id: str
     outcome: Outcome
@@ -173,6 +187,7 @@ class Decision(TypedDict):
     sheet: str
     policy: Json
     fleet: Json
+    waivers: NotRequired[list[StoodOn]]
     audit: Position
 
 

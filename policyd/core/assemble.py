@@ -29,6 +29,8 @@ from policyd.core.workload import Workload
 _Reason = tuple[tuple[str, str, bytes], Mapping[str, Any]]
 """A violation as a sheet has it, behind its place in the order: made once for all pools that share it."""
 _BY_ORDER: Final = itemgetter(0)
+LIFTABLE: Final = frozenset({Enforcement.SOFT.value, Enforcement.APPROVAL.value})
+"""What persons may lift: by a waiver, and by an approval."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ def assemble(basis: Basis, view: ClassView, answers: Mapping[Question, Answer], 
     """The sheet of a class from the answers to its questions. A question without an answer refuses its pools."""
     rows: list[Row] = []
     refused: list[Refused] = []
+    rules: dict[str, str] = {}
     findings, failed = _answers_by_pool(basis, view, answers)
     sla = basis.fleet.sla_classes[basis.workload.sla_class]
     for pool in basis.fleet.pools.values():
@@ -60,15 +63,20 @@ def assemble(basis: Basis, view: ClassView, answers: Mapping[Question, Answer], 
         if isinstance(pricing, str) and pool.id in basis.grouping.offered:
             unknown = core_violation("price_unknown", f"{pool.id} has no usable price", pricing, "a fact")
             reasons.append(_reason(unknown))
-        row = None if reasons else _row(basis, pool, found, pricing)
-        if isinstance(row, Row):
+        liftable = all(violation["enforcement"] in LIFTABLE for _, violation in reasons)
+        row = _row(basis, pool, found, pricing) if liftable else None
+        if isinstance(row, Row) and not reasons:
             rows.append(row)
-        else:
-            reasons.extend([_reason(row)] if isinstance(row, Violation) else [])
-            ordered = tuple(violation for _, violation in sorted(reasons, key=_BY_ORDER))
-            priced = None if isinstance(pricing, str) else pricing
-            declared = basis.grouping.declared[pool.id]
-            refused.append(Refused(pool.id, pool.kind, ordered, hidden, priced, declared))
+            continue
+        if isinstance(row, Violation):
+            reasons.append(_reason(row))
+        opened = row if isinstance(row, Row) else None
+        ordered = tuple(violation for _, violation in sorted(reasons, key=_BY_ORDER))
+        if opened is not None:
+            rules |= _digests(basis.policies, ordered)
+        priced = None if isinstance(pricing, str) else pricing
+        declared = basis.grouping.declared[pool.id]
+        refused.append(Refused(pool.id, pool.kind, ordered, hidden, priced, declared, opened))
     return seal(
         rows=tuple(rows),
         refused=tuple(refused),
@@ -83,7 +91,14 @@ def assemble(basis: Basis, view: ClassView, answers: Mapping[Question, Answer], 
         },
         reads_clock=reads_clock,
         failed=failed,
+        rules=rules,
     )
+
+
+def _digests(policies: PolicySet, violations: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """What waivers of these are bound to, by ``policy.rule``."""
+    named = [(violation["policy"], violation["rule"]) for violation in violations]
+    return {f"{policy}.{rule}": policies.packages[policy].rules[rule].digest for policy, rule in named}
 
 
 @dataclass(slots=True)
@@ -132,7 +147,7 @@ def _spread(package: Package, answer: Answer | None, members: Sequence[_Found]) 
         for member in members:
             member.reasons.append(_reason(failure))
         return
-    violations = violations_of(package, answer.deny)
+    violations = [*violations_of(package, answer.deny), *violations_of(package, answer.approval)]
     blocking = [_reason(v) for v in violations if v.enforcement is not Enforcement.ADVISORY]
     warnings = [v.to_json() for v in violations if v.enforcement is Enforcement.ADVISORY]
     warnings += [violation.to_json() for violation in violations_of(package, answer.warn, advisory=True)]

@@ -25,7 +25,7 @@ import orjson
 from policyd.core.cost import cost_json, cost_micro_usd, gpus_for
 from policyd.core.facts import Facts, PoolFacts
 from policyd.core.quantities import MAX_SAFE, PPM
-from policyd.core.sheet import RATES_PER_MICRO, Lane, Row, Sheet
+from policyd.core.sheet import RATES_PER_MICRO, Lane, Refused, Row, Sheet
 from policyd.core.violations import CORE
 from policyd.core.workload import Workload
 from policyd.errors import RequestError
@@ -33,6 +33,7 @@ from policyd.errors import RequestError
 HEADROOM_REPLICAS: Final = 4
 """Free room for this many times the workload earns all headroom points."""
 
+APPROVAL_REQUIRED: Final = "approval_required"
 _UNKNOWN: Final = PoolFacts()
 
 
@@ -198,13 +199,25 @@ def _violation(rule: str, message: str, observed: Any, required: Any, remedy: st
 
 
 def denied_by(sheet: Sheet, refused: list[tuple[Row, Mapping[str, Any]]]) -> str:
-    """``capacity`` when a pool was eligible, ``budget`` when budget alone refused one, else ``eligibility``."""
+    """``capacity`` when a pool was eligible, ``approval_required`` when nothing but an approval is missing for one,
+    ``budget`` when budget alone refused one, else ``eligibility``."""
     if refused:
         return "capacity"
+    if awaiting_approval(sheet):
+        return APPROVAL_REQUIRED
     for entry in sheet.refused:
         if entry.violations and all(violation["policy"] == "budget" for violation in entry.violations):
             return "budget"
     return "eligibility"
+
+
+def awaiting_approval(sheet: Sheet) -> tuple[Refused, ...]:
+    """The pools that an approval alone would open."""
+    return tuple(
+        entry
+        for entry in sheet.refused
+        if entry.row is not None and all(violation["enforcement"] == "approval" for violation in entry.violations)
+    )
 
 
 def ranked_json(scored: Scored, rank: int, workload: Workload) -> orjson.Fragment:

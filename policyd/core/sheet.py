@@ -9,7 +9,7 @@ Rules: a sheet is immutable, encoded once and addressed by its content; with the
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final
 
@@ -50,7 +50,8 @@ class Row:
 class Refused:
     """A pool that the class may not use, with the reasons.
 
-    ``pricing`` lets ``explain`` say what it would have cost; ``declared`` is as in ``Row``.
+    ``pricing`` lets ``explain`` say what it would have cost; ``declared`` is as in ``Row``. ``row`` is what the pool
+    would be without its violations, and there only when persons may lift every one of them (``core.waivers``).
     """
 
     pool: str
@@ -59,6 +60,7 @@ class Refused:
     hidden: bool = False
     pricing: Pricing | None = None
     declared: Mapping[str, Any] = field(default_factory=dict)
+    row: Row | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,10 @@ class Sheet:
     """All of ``shown_refused`` as one JSON list, which answers share."""
     lanes: tuple[Lane, ...] = field(default=(), compare=False)
     """The rows as ``policyd.core.decide`` reads them."""
+    rules: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """The digests of the rules that a person may lift of some pool here, by ``policy.rule``."""
+    lifted: tuple[Refused, ...] = field(default=(), compare=False)
+    """Of a sheet that waivers were applied to (``core.waivers``): pools as they are refused without them."""
 
 
 Lane = tuple[Row, str, int, bool, int, int, int, int, int, int, bytes]
@@ -91,7 +97,7 @@ Lane = tuple[Row, str, int, bool, int, int, int, int, int, int, bytes]
 |------------|-----------------------------------------------------------------------------|
 | 0, 1, 2    | the row, its pool, ``max_context_tokens``                                   |
 | 3          | whether the cost of a request is the next three alone                       |
-| 4, 5, 6    | its rates for an input token, an output token and the request, see ``_lane``|
+| 4, 5, 6    | its rates for an input token, an output token and the request, see ``lane_of``|
 | 7          | GPUs of a replica; 0 where the provider hides them                          |
 | 8          | the part of the score that the class fixes, times 1000                      |
 | 9          | the pool's place among the eligible ones by id                              |
@@ -143,7 +149,7 @@ def entry_template(row: Row, weights: Mapping[str, int]) -> bytes:
     return orjson.dumps(entry)
 
 
-def _lane(row: Row, weights: Mapping[str, int], place: int) -> Lane:
+def lane_of(row: Row, weights: Mapping[str, int], place: int) -> Lane:
     """The rates count nano-USD per million tokens; the one for the request holds what rounds up to a micro-USD."""
     pricing = row.pricing
     return (
@@ -173,9 +179,12 @@ def seal(
     header: Mapping[str, Any],
     reads_clock: bool,
     failed: bool,
+    rules: Mapping[str, str] | None = None,
 ) -> Sheet:
     """Encode a sheet once and address it by its content. Each distinct violation is written once."""
     rows = tuple(_ordered(row) for row in rows)
+    refused = tuple(entry if entry.row is None else replace(entry, row=_ordered(entry.row)) for entry in refused)
+    rules = rules or {}
     places = {pool: place for place, pool in enumerate(sorted(row.pool for row in rows))}
     table: dict[bytes, int] = {}
     # Pools that share an answer share its violations, so that most are told apart without their bytes.
@@ -185,7 +194,7 @@ def seal(
         known[id(violation)] = table.setdefault(written, len(table))
     encoded = [[known[id(violation)] for violation in entry.violations] for entry in refused]
     violations = list(table)
-    document = {
+    document: dict[str, Any] = {
         "header": header,
         "rows": rows,
         "refused": [
@@ -205,9 +214,12 @@ def seal(
         "reads_clock": reads_clock,
         "failed": failed,
     }
+    waivable = {entry.pool: _apart(entry.row) for entry in refused if entry.row is not None}
+    if waivable:
+        document |= {"waivable": waivable, "rules": rules}
     content = orjson.dumps(document, option=orjson.OPT_SORT_KEYS)
     shown = [
-        (entry.pool, _shown(entry.pool, [violations[number] for number in numbers]))
+        (entry.pool, shown_entry(entry.pool, [violations[number] for number in numbers]))
         for entry, numbers in zip(refused, encoded, strict=True)
         if not entry.hidden
     ]
@@ -224,7 +236,8 @@ def seal(
         header=header,
         shown_refused=tuple((pool, orjson.Fragment(written)) for pool, written in shown),
         shown_refused_json=b"[" + b",".join(written for _, written in shown) + b"]",
-        lanes=tuple(_lane(row, weights, places[row.pool]) for row in rows),
+        lanes=tuple(lane_of(row, weights, places[row.pool]) for row in rows),
+        rules=rules,
     )
 
 
@@ -239,7 +252,8 @@ def _ordered(row: Row) -> Row:
     return replace(row, **dict(zip(_WRITTEN, (*others, tuple(warnings), tuple(obligations)), strict=True)))
 
 
-def _shown(pool: str, violations: list[bytes]) -> bytes:
+def shown_entry(pool: str, violations: Sequence[bytes]) -> bytes:
+    """A refused pool as answers show it."""
     return orjson.dumps({"pool": pool, "violations": [orjson.Fragment(violation) for violation in violations]})
 
 
@@ -247,8 +261,9 @@ def sheet_from_content(content: bytes) -> Sheet:
     """The sheet that ``seal`` encoded, for replay and explanation; its digest is computed anew."""
     document = orjson.loads(content)
     violations = document["violations"]
+    waivable = document.get("waivable", {})
     return seal(
-        rows=tuple(_revive(Row, {**row, "pricing": Pricing(**row["pricing"])}) for row in document["rows"]),
+        rows=tuple(map(_row, document["rows"])),
         refused=tuple(
             _revive(
                 Refused,
@@ -256,6 +271,7 @@ def sheet_from_content(content: bytes) -> Sheet:
                     **entry,
                     "violations": [violations[number] for number in entry["violations"]],
                     "pricing": Pricing(**entry["pricing"]) if entry["pricing"] else None,
+                    "row": _joined(entry, waivable[entry["pool"]]) if entry["pool"] in waivable else None,
                 },
             )
             for entry in document["refused"]
@@ -265,7 +281,26 @@ def sheet_from_content(content: bytes) -> Sheet:
         header=document["header"],
         reads_clock=document["reads_clock"],
         failed=document["failed"],
+        rules=document.get("rules"),
     )
+
+
+_TOLD_ALREADY: Final = ("pool", "kind", "pricing", "declared")
+"""What the entry of a refused pool says as well as its row."""
+_OF_ITS_OWN: Final = tuple(each.name for each in fields(Row) if each.name not in _TOLD_ALREADY)
+
+
+def _apart(row: Row) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in _OF_ITS_OWN}
+
+
+def _joined(entry: Mapping[str, Any], own: Mapping[str, Any]) -> Row:
+    return _row({**own, **{name: entry[name] for name in _TOLD_ALREADY}})
+
+
+def _row(written: Mapping[str, Any]) -> Row:
+    row: Row = _revive(Row, {**written, "pricing": Pricing(**written["pricing"])})
+    return row
 
 
 def _revive(kind: Any, values: Mapping[str, Any]) -> Any:

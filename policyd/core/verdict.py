@@ -15,10 +15,14 @@ from typing import Any, NamedTuple
 
 
 class Enforcement(StrEnum):
-    """How much a violation weighs: nobody may waive ``hard``; a waiver lifts ``soft``; ``advisory`` only warns."""
+    """How much a violation weighs: nobody may waive ``hard``; a waiver lifts ``soft``; ``advisory`` only warns.
+
+    ``approval`` refuses until a person has approved the placement; only ``approval`` rules of a package weigh so.
+    """
 
     HARD = "hard"
     SOFT = "soft"
+    APPROVAL = "approval"
     ADVISORY = "advisory"
 
 
@@ -41,6 +45,7 @@ class Answer:
     warn: tuple[Mapping[str, Any], ...] = ()
     prefer: int = 0
     obligation: tuple[Mapping[str, Any], ...] = ()
+    approval: tuple[Mapping[str, Any], ...] = ()
     error: str | None = None
 
 
@@ -73,7 +78,11 @@ class Violation:
 
 @dataclass(frozen=True, slots=True)
 class RuleDoc:
-    """What the METADATA and the source say about one ``deny`` or ``warn`` rule; ``export`` is which of the two."""
+    """What the METADATA and the source say about one ``deny``, ``warn`` or ``approval`` rule; ``export`` is which.
+
+    ``digest`` is over everything that the rule means: the text of its package and libraries, what the METADATA came to,
+    and the settings that the package reads. A waiver is bound to it.
+    """
 
     rule: str
     location: str
@@ -81,6 +90,7 @@ class RuleDoc:
     enforcement: Enforcement
     remedy: str
     export: str = "deny"
+    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)

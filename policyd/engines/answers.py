@@ -16,8 +16,8 @@ import orjson
 from policyd.core.quantities import MAX_SAFE
 from policyd.core.verdict import Answer, Package
 
-EXPORTS: Final = ("deny", "warn", "prefer", "obligation")
-SET_EXPORTS: Final = frozenset({"deny", "warn", "obligation"})
+EXPORTS: Final = ("deny", "warn", "prefer", "obligation", "approval")
+SET_EXPORTS: Final = frozenset({"deny", "warn", "obligation", "approval"})
 """Exports that are partial sets: one without elements is empty, and never undefined."""
 
 PREFER_LIMIT: Final = 1000
@@ -94,13 +94,15 @@ def answer_from(exports: Mapping[str, Any], package: Package) -> Answer:
             warn=_violations("warn", exports.get("warn", []), package),
             prefer=_preference(exports.get("prefer", 0)),
             obligation=_obligations(exports.get("obligation", [])),
+            approval=_violations("approval", exports.get("approval", []), package),
         )
     except _Malformed as fault:
         return Answer(error=str(fault))
 
 
 def _violations(export: str, value: Any, package: Package) -> tuple[Mapping[str, Any], ...]:
-    """The elements of ``deny`` or ``warn``. Each has the id of a rule of that name: a warning's would weigh nothing."""
+    """The elements of ``deny``, ``warn`` or ``approval``. Each has the id of a rule of that
+    name: a warning's would weigh nothing."""
     items = _objects(export, value)
     for item in items:
         if not isinstance(item.get("rule"), str):

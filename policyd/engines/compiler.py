@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import PurePosixPath
 from typing import Any, Final
 
+import orjson
+
 from policyd.core.inputs import BOOLEAN, INTEGER, MAP, STRING, STRINGS, shape_at
-from policyd.core.verdict import Package, PolicySet
+from policyd.core.verdict import Package, PolicySet, RuleDoc
 from policyd.documents import read_yaml
 from policyd.engines.answers import EXPORTS, SET_EXPORTS, unrepresentable
 from policyd.engines.capabilities import ARITY, NEVER, refusal
@@ -188,19 +191,45 @@ def finish(tree: PolicyTree, prepared: Prepared, plan: Plan, engine: str) -> tup
     packages: dict[str, Package] = {}
     for doc in prepared.docs:
         roots = [f"g0.data.placement.{doc.name}.{export}" for export in doc.exports]
-        functions = [plan.functions[name] for name in sorted(reachable(plan, roots))]
+        names = sorted(reachable(plan, roots))
+        functions = [plan.functions[name] for name in names]
         reads = read_set(plan, [entrypoint(doc.name, export) for export in sorted(doc.exports)])
         findings.extend(_builtin_findings(plan, functions))
         findings.extend(_export_findings(plan, doc))
         findings.extend(_lost_findings(plan, doc))
         findings.extend(_read_findings(doc, reads, prepared.settings))
         findings.extend(_ordering_findings(reads, prepared.settings))
-        packages[doc.name] = _package(doc, reads)
+        packages[doc.name] = _package(doc, reads, _meaning(doc, prepared, names, reads))
     unique = sorted(set(findings), key=lambda finding: (finding.where, finding.message))
     return PolicySet(tree.digest, tree.commit, engine, packages, prepared.settings), unique
 
 
-def _package(doc: PackageDoc, reads: ReadSet) -> Package:
+def _meaning(doc: PackageDoc, prepared: Prepared, functions: Sequence[str], reads: ReadSet) -> bytes:
+    """What the rules of a package mean: its text, that of the libraries it calls, and the settings it reads."""
+    texts = dict(prepared.modules)
+    paths = [doc.path]
+    for path, source in sorted(prepared.sources.items()):
+        inside = f"g0.data.{source.package}."
+        if path != doc.path and any(name.startswith(inside) for name in functions):
+            paths.append(path)
+    settings = [[list(path), _value_at(prepared.data, path)] for path in sorted(reads.data_reads)]
+    return orjson.dumps([doc.name, [texts[path] for path in paths], settings], option=orjson.OPT_SORT_KEYS)
+
+
+def _value_at(data: Mapping[str, Any], path: Sequence[str]) -> Any:
+    value: Any = data
+    for key in path:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def _bound(doc: RuleDoc, meaning: bytes) -> RuleDoc:
+    """The rule with its digest. Where it stands in its file is no part of it, since the text is."""
+    said = orjson.dumps([doc.rule, doc.export, doc.title, doc.enforcement.value, doc.remedy])
+    return replace(doc, digest="sha256:" + sha256(said + meaning).hexdigest())
+
+
+def _package(doc: PackageDoc, reads: ReadSet, meaning: bytes) -> Package:
     return Package(
         name=doc.name,
         title=doc.title,
@@ -212,7 +241,7 @@ def _package(doc: PackageDoc, reads: ReadSet) -> Package:
         reads=reads.reads,
         optional=doc.optional,
         builtins=reads.builtins,
-        rules=doc.rules,
+        rules={name: _bound(rule, meaning) for name, rule in doc.rules.items()},
     )
 
 

@@ -1,8 +1,9 @@
 """What an author says about a package: ``# METADATA`` comment blocks, rule ids and where each rule stands.
 
 Rules: pure; every fault is a finding with ``path:line``; strings and comments never look like rules. A ``placement``
-package names its title, enforcement, owner and remedy; every ``deny`` and ``warn`` rule writes its id as a literal
-(``"rule": "some_name"``), once in its package. ``warn`` is always advisory. Unknown keys are faults, with the nearest
+package names its title, enforcement, owner and remedy; every ``deny``, ``warn`` and ``approval`` rule writes its id as
+a literal (``"rule": "some_name"``), once in its package. ``warn`` is always advisory, and ``approval`` asks for a
+person and names no enforcement. Unknown keys are faults, with the nearest
 known one.
 """
 
@@ -15,11 +16,14 @@ from typing import Any, Final
 
 from policyd.core.verdict import Enforcement, RuleDoc
 from policyd.documents import read_yaml
+from policyd.engines.answers import EXPORTS
 from policyd.engines.source import Rule, Source, Token
 from policyd.errors import Finding
 
 PLACEMENT: Final = "placement."
-VIOLATION_EXPORTS: Final = ("deny", "warn")
+VIOLATION_EXPORTS: Final = ("deny", "warn", "approval")
+WRITTEN: Final = (Enforcement.HARD.value, Enforcement.SOFT.value, Enforcement.ADVISORY.value)
+"""What an author may write as enforcement; that of ``approval`` rules goes without saying."""
 
 _MARKER: Final = "# METADATA"
 _PACKAGE_KEYS: Final = ("title", "description", "custom", "scope", "related_resources", "authors", "organizations")
@@ -69,9 +73,9 @@ def describe(path: str, source: Source) -> tuple[PackageDoc | None, list[Finding
     enforcement = _enforcement(where, custom.get("enforcement"), Enforcement.HARD, findings)
     doc_fallback = (_text(values.get("title")), enforcement, _text(custom.get("remedy")))
     rules = _rules(path, source, blocks, doc_fallback, findings)
-    exports = frozenset(rule.name for rule in source.rules) & {"deny", "warn", "prefer", "obligation"}
+    exports = frozenset(rule.name for rule in source.rules) & set(EXPORTS)
     if not exports:
-        findings.append(Finding(where, "the package exports none of deny, warn, prefer, obligation"))
+        findings.append(Finding(where, "the package exports none of {', '.join(EXPORTS)}"))
     findings.extend(
         Finding(f"{path}:{block.line}", "the METADATA block stands above neither the package line nor a rule")
         for block in blocks
@@ -164,12 +168,10 @@ def _enforcement(where: str, value: Any, fallback: Enforcement, findings: list[F
     """A missing value falls back; a wrong one is a finding, and weighs as hard until it is mended."""
     if value is None:
         return fallback
-    try:
+    if value in WRITTEN:
         return Enforcement(value)
-    except ValueError:
-        names = ", ".join(item.value for item in Enforcement)
-        findings.append(Finding(where, f"custom.enforcement is {value!r}; it is one of {names}"))
-        return Enforcement.HARD
+    findings.append(Finding(where, f"custom.enforcement is {value!r}; it is one of {', '.join(WRITTEN)}"))
+    return Enforcement.HARD
 
 
 def _optional(where: str, value: Any, findings: list[Finding]) -> frozenset[tuple[str, ...]]:
@@ -188,7 +190,7 @@ def _rules(
     fallback: tuple[str, Enforcement, str],
     findings: list[Finding],
 ) -> dict[str, RuleDoc]:
-    """RuleDocs by rule id, for every ``deny`` and ``warn`` rule of the module."""
+    """RuleDocs by rule id, for every rule of the module that finds violations."""
     title, enforcement, remedy = fallback
     docs: dict[str, RuleDoc] = {}
     for rule in source.rules:
@@ -202,6 +204,12 @@ def _rules(
             if custom.get("enforcement") not in (None, Enforcement.ADVISORY.value):
                 findings.append(Finding(where, "a warn rule is advisory; write deny for a rule that refuses"))
             weight = Enforcement.ADVISORY
+        if rule.name == "approval":
+            if "enforcement" in custom:
+                findings.append(
+                    Finding(where, "an approval rule refuses until a person approves: it names no enforcement")
+                )
+            weight = Enforcement.APPROVAL
         names = _rule_ids(rule)
         if not names:
             findings.append(Finding(where, f'this {rule.name} rule has no literal rule id; write "rule": "some_name"'))

@@ -29,7 +29,7 @@ def idle_rules(modules: Mapping[PurePosixPath, str]) -> list[Finding]:
 
 
 def undocumented_rules(modules: Mapping[PurePosixPath, str]) -> list[Finding]:
-    """Every ``deny`` and ``warn`` rule without a title of its own, in packages that have more than one."""
+    """Every rule that finds violations without a title of its own, in packages that have more than one."""
     found: list[Finding] = []
     for path in sorted(modules):
         source = read_source(modules[path])

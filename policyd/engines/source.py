@@ -31,7 +31,7 @@ _TOKEN: Final = re.compile(
 )
 _OPENING: Final = "([{"
 _CLOSING: Final = ")]}"
-_EXPORTED: Final = frozenset({"deny", "warn", "prefer", "obligation"})
+_EXPORTED: Final = frozenset({"deny", "warn", "prefer", "obligation", "approval"})
 _BEFORE_A_VALUE: Final = frozenset({"if", "in", "contains", "not", "with", "as", "default", "else", "some", "every"})
 
 

@@ -22,6 +22,7 @@ from policyd.core.places import GROUPS
 from policyd.core.principal import Principal
 from policyd.core.sheet import Sheet
 from policyd.core.snapshot import Snapshot
+from policyd.core.waivers import Waiver
 from policyd.core.workload import DecisionOptions, Workload
 from policyd.errors import PolicydError
 from policyd.ledger.postings import read
@@ -80,6 +81,8 @@ class Made:
     """What the ledger said of the reservation, as the record has it; None when nothing was to be reserved."""
     spilled: tuple[Mapping[str, Any], ...] = ()
     """Groups of pools without room, as the record has them; see ``policyd.services.quotas``."""
+    waivers: tuple[Waiver, ...] = ()
+    """What has lifted rules of this decision; its ``sheet`` is as they leave it."""
 
 
 def answer(made: Made, audit: Mapping[str, Any] | None) -> bytes:
@@ -135,10 +138,47 @@ def _after(made: Made, audit: Mapping[str, Any] | None) -> dict[str, Any]:
     }
     if decision.denied_by is not None:
         document["denied_by"] = decision.denied_by
+    if made.waivers:
+        document["waivers"] = [waiver_json(waiver) for waiver in made.waivers]
     for kind, since in zip(("policy", "fleet"), revisions.stale, strict=True):
         if since is not None:
             document[kind]["stale_since"] = since
     return document
+
+
+def waiver_json(waiver: Waiver) -> dict[str, Any]:
+    """A waiver as a decision names it; null is all of the tenant's, and an approver whom nobody can name any more."""
+    return {
+        "id": waiver.id,
+        "kind": waiver.kind,
+        "rule": None if waiver.rule is None else f"{waiver.policy}.{waiver.rule}",
+        "project": waiver.project,
+        "pool": waiver.pool,
+        "model": waiver.model,
+        "approved_by": waiver.approver,
+        "expires_at": rfc3339(waiver.expires_us),
+    }
+
+
+_WAIVER: Final = (
+    "id",
+    "kind",
+    "project",
+    "policy",
+    "rule",
+    "rule_digest",
+    "pool",
+    "model",
+    "from_us",
+    "expires_us",
+)
+
+
+def waivers_from_record(body: Mapping[str, Any]) -> tuple[Waiver, ...]:
+    """The waivers that a decision stood on, as its record has them."""
+    names, tenant = body.get("approvers", {}), body["workload"]["tenant"]
+    found = [dict(zip(_WAIVER, values, strict=True)) for values in body.get("waivers", ())]
+    return tuple(Waiver(**values, tenant=tenant, approver=names.get(values["id"])) for values in found)
 
 
 def reservation_json(id: str, admission: Mapping[str, Any], workload: Workload) -> dict[str, Any] | None:
@@ -175,6 +215,7 @@ def entry_of(made: Made) -> Entry:
         "refused_now": [[row.pool, violation["rule"]] for row, violation in decision.refused[:LISTED_MAX]],
         "refused_now_total": len(decision.refused) if len(decision.refused) > LISTED_MAX else 0,
         "spilled": list(made.spilled),
+        "waivers": [[getattr(waiver, name) for name in _WAIVER] for waiver in made.waivers],
         "sheet": made.sheet.digest,
         "facts": made.facts.digest,
         "policy": [revisions.policy_commit, revisions.policy_digest],
@@ -185,6 +226,9 @@ def entry_of(made: Made) -> Entry:
     terms: list[Term] = [("data_source", name) for name in workload.sources]
     for row, violation in decision.refused[:LISTED_MAX]:
         terms += [("rejected_pool", row.pool), ("rule", violation["rule"])]
+    approvers = [(waiver.id, waiver.approver) for waiver in made.waivers if waiver.approver is not None]
+    terms += [("waiver", waiver.id) for waiver in made.waivers]
+    terms += [("approver", name) for _, name in approvers]
     search = Search(
         **_scope(workload),
         principal=made.principal,
@@ -204,7 +248,7 @@ def entry_of(made: Made) -> Entry:
     said: dict[str, Any] = {"principal": made.principal}
     if workload.labels:
         said["workload"] = {"labels": dict(workload.labels)}
-    about = (personal(made.principal, said),)
+    about = (personal(made.principal, said), *(personal(name, {"approvers": {id: name}}) for id, name in approvers))
     return Entry("decision", made.id, made.time_us, encoded, search, tuple(dict.fromkeys(terms)), about)
 
 
@@ -311,7 +355,7 @@ def workload_from_record(document: Mapping[str, Any]) -> Workload:
 def sheet_blob(sheet: Sheet) -> Blob:
     """The sheet for the log, findable by its refused pools and their rules."""
     terms: dict[Term, None] = {}
-    for entry in sheet.refused:
+    for entry in (*sheet.refused, *sheet.lifted):
         terms["rejected_pool", entry.pool] = None
         for violation in entry.violations:
             terms["rule", violation["rule"]] = None

@@ -23,7 +23,7 @@ from audit.stores import OpenLog
 from policyd.errors import AuditError, PolicydError
 from policyd.ledger.store import Operation
 from policyd.services import erasures, retention
-from policyd.services.actions import BUDGET_SET, PERFORM
+from policyd.services.actions import ALONE, BUDGET_SET, PERFORM
 from policyd.services.admission import Admission
 from policyd.services.checkpoints import Checkpoints, LogFiles
 from policyd.services.idempotency import Claim, KeyRows
@@ -84,7 +84,7 @@ class Commit:
             self._tail: Tail | None = Tail.read(self._connection, log.number)
             self._keys = KeyRows(self._connection, keys_max)
             self._admission = Admission(self._connection, log.number, clock_jump_us)
-            self._deeds = Deeds({**PERFORM, BUDGET_SET: self._admission.set_by_two}, vault)
+            self._deeds = Deeds({**PERFORM, BUDGET_SET: self._admission.set_by_two}, vault, ALONE)
             self._checkpoints = Checkpoints(self._connection, files, log.origin, log.number)
         self._checkpoints.committed()
         erasures.repeat(self._connection, vault)

@@ -26,6 +26,7 @@ from policyd.core.facts import Facts
 from policyd.core.principal import Principal
 from policyd.core.sheet import Sheet
 from policyd.core.snapshot import Snapshot
+from policyd.core.waivers import Lifted, Waiver, lift
 from policyd.core.workload import DecisionRequest, Workload, WorkloadRequest
 from policyd.errors import AuditError, Overloaded, PolicydError, RequestError, TimedOut
 from policyd.ledger.rules import Reservation
@@ -42,6 +43,7 @@ from policyd.services.proposals import Deed
 from policyd.services.quotas import spilled
 from policyd.services.reservations import admitted, reservation_of
 from policyd.services.sheets import SheetBook
+from policyd.services.waivers_in_force import NoWaivers, WaiversNow
 from policyd.telemetry import Stages, Telemetry
 
 REMEMBERED_BLOBS_MAX = 8_192
@@ -142,6 +144,7 @@ class DecisionService:
     """How long what is recorded now is likely to wait."""
     frames: Frames = field(default_factory=Frames)
     freshness: Freshness = field(default_factory=Freshness)
+    waivers: WaiversNow = field(default_factory=NoWaivers)
     telemetry: Telemetry = field(default_factory=lambda: Telemetry(metrics=False))
     _durable: OrderedDict[str, None] = field(default_factory=OrderedDict)
     _first_asked: OrderedDict[bytes, Asked] = field(default_factory=OrderedDict)
@@ -203,10 +206,13 @@ class DecisionService:
             known = self.book.find(snapshot, framed.key)
             sheet = known or await self._make_sheet(snapshot, framed, (request.workload, principal))
             stages.ended("sheet", "found" if known else "made")
+            waivers = self.waivers.of(workload.tenant)
+            lifted = lift(sheet, workload, waivers, time_us) if waivers else Lifted(sheet)
+            sheet = lifted.sheet
             made = Made(
                 id=decision_id,
                 time_us=time_us,
-                valid_until_us=self._valid_until_us(snapshot, time_us),
+                valid_until_us=self._valid_until_us(snapshot, time_us, lifted.waivers),
                 principal=principal.name,
                 request_id=request_id,
                 workload=workload,
@@ -215,6 +221,7 @@ class DecisionService:
                 facts=facts,
                 revisions=Revisions.of(snapshot, self.freshness.both()),
                 decision=decide(workload, sheet, facts),
+                waivers=lifted.waivers,
             )
             reservation = reservation_of(made, framed.charged, framed.groups, self.hold_ms)
             entry = recordable(made, reservation)
@@ -333,9 +340,9 @@ class DecisionService:
         except PolicydError as error:
             raise told_to(principal, snapshot, "decide", request.workload, error) from None
 
-    def _valid_until_us(self, snapshot: Snapshot, time_us: int) -> int:
+    def _valid_until_us(self, snapshot: Snapshot, time_us: int, waivers: Sequence[Waiver]) -> int:
         boundary = next_boundary_us(time_us, quarterly=snapshot.reads.clock)
-        return min(time_us + self.ttl_ms * 1_000, boundary)
+        return min(time_us + self.ttl_ms * 1_000, boundary, *(waiver.expires_us for waiver in waivers))
 
     async def _commit(
         self, made: Made, entry: Entry, facts_blob: Blob, claim: Claim | None, reservation: Reservation | None

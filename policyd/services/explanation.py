@@ -68,6 +68,7 @@ def explanation_text(explained: Mapping[str, Any]) -> str:
         return _error_text(explained)
     lines = _head(explained)
     lines += ["", *_ranked_lines(explained)]
+    lines += _waiver_lines(explained)
     lines += ["", *_rejected_lines(explained)]
     lines += ["", *_cost_lines(explained)]
     lines += ["", *_evidence_lines(explained)]
@@ -117,6 +118,20 @@ def _ranked_lines(explained: Mapping[str, Any]) -> list[str]:
     for entry in ranked:
         lines += [f"  {entry['pool']} warns: {warning['message']}" for warning in entry["warnings"]]
     return lines
+
+
+def _waiver_lines(explained: Mapping[str, Any]) -> list[str]:
+    """What persons have lifted for it."""
+    waivers = explained.get("waivers", ())
+    return ["", "It stands on what persons have lifted:", *map(_waiver_line, waivers)] if waivers else []
+
+
+def _waiver_line(waiver: Mapping[str, Any]) -> str:
+    scope = [f"{name} {waiver[name]}" for name in ("project", "pool", "model") if waiver[name] is not None]
+    where = f" for {', '.join(scope)}" if scope else ""
+    kind, rule = waiver["kind"].replace("_", " "), waiver["rule"] or "every soft rule"
+    who = waiver["approved_by"] or "somebody who cannot be named any more"
+    return f"  {kind} {waiver['id']} lifts {rule}{where} until {waiver['expires_at']}, by {who}"
 
 
 def _rejected_lines(explained: Mapping[str, Any]) -> list[str]:

@@ -48,7 +48,7 @@ from policyd.ledger.windows import WINDOWS, Window
 from policyd.services.admission import QuotaExhausted
 from policyd.services.commit import AdmittedPosition, Outcome, Submission
 from policyd.services.idempotency import Claim
-from policyd.services.proposals import Approve, Deed, Propose
+from policyd.services.proposals import Alone, Approve, Deed, Propose
 from policyd.services.revision_rows import Step, step_from_json, step_json
 
 APPEND: Final = 1
@@ -274,13 +274,18 @@ def _personal(pairs: list[Any]) -> tuple[Personal, ...]:
     return tuple((name, fields.encode()) for name, fields in pairs)
 
 
-_DEEDS: Final[Mapping[str, type[Propose | Approve]]] = {"propose": Propose, "approve": Approve}
+_DEEDS: Final[Mapping[str, type[Propose | Approve | Alone]]] = {
+    "propose": Propose,
+    "approve": Approve,
+    "alone": Alone,
+}
+_DEED_NAMES: Final[Mapping[type, str]] = {kind: name for name, kind in _DEEDS.items()}
 
 
 def _deed_json(deed: Deed | None) -> list[Any] | None:
     if isinstance(deed, Step):
         return ["step", step_json(deed)]
-    return None if deed is None else ["propose" if isinstance(deed, Propose) else "approve", *astuple(deed)]
+    return None if deed is None else [_DEED_NAMES[type(deed)], *astuple(deed)]
 
 
 def _deed(name: str, *values: Any) -> Deed:

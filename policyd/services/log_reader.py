@@ -39,6 +39,8 @@ WORDS: Final[Mapping[str, tuple[str, ...]]] = {
     "classification": get_args(Level),
 }
 """The filters whose words are fixed."""
+PERSONS: Final = ("principal", "approver")
+"""The filters that name a person."""
 
 
 class LogReader:
@@ -130,9 +132,9 @@ class LogReader:
         return Page(self._opened(page.items), page.next)
 
     def _known_as(self, filters: Mapping[str, str]) -> query.Filters:
-        """The filters, with all that a principal is found by."""
-        name = filters.get("principal")
-        return filters if name is None else {**filters, "principal": (name, *self._keys.tokens(name))}
+        """The filters, with all that a person is found by."""
+        known = {name: (filters[name], *self._keys.tokens(filters[name])) for name in PERSONS if name in filters}
+        return {**filters, **known} if known else filters
 
     async def blob(self, digest: str) -> bytes:
         """The sheet, revision or facts with this content address."""

@@ -79,8 +79,17 @@ class Approve:
     approver: str
 
 
-Deed = Propose | Approve | Step
-"""What an entry does besides being one: to proposals, or to revisions."""
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """Do what one person may do alone, in the transaction of its entry. ``document`` is JSON."""
+
+    action: str
+    tenant: str
+    document: str
+
+
+Deed = Propose | Approve | Alone | Step
+"""What an entry does besides being one: to proposals, to waivers, or to revisions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +132,10 @@ Raises ``PolicydError`` before it has written anything.
 """
 
 
+PerformAlone = Callable[[Connection, Entry, Alone], Effect]
+"""The same, of what one person does alone."""
+
+
 class Submitted(Protocol):
     """What is judged: an entry, and what it does to proposals."""
 
@@ -145,10 +158,11 @@ NOTHING: Final = Performed({}, {})
 
 
 class Deeds:
-    """The proposals behind the writer's connection; ``actions`` by name."""
+    """The proposals behind the writer's connection; ``actions`` of two persons, and those of one ``alone``, by name."""
 
-    def __init__(self, actions: Mapping[str, Perform], vault: Vault) -> None:
+    def __init__(self, actions: Mapping[str, Perform], vault: Vault, alone: Mapping[str, PerformAlone]) -> None:
         self._actions = actions
+        self._alone = alone
         self._vault = vault
 
     def judge(self, connection: Connection, batch: Iterable[Submitted]) -> Performed:
@@ -165,6 +179,8 @@ class Deeds:
                     effects[entry.id] = Effect({"revisions": [[each.kind, each.digest, each.state] for each in taken]})
                 elif isinstance(deed, Propose):
                     effects[entry.id] = self._open(connection, entry, deed)
+                elif isinstance(deed, Alone):
+                    effects[entry.id] = self._perform_alone(connection, entry, deed)
                 else:
                     effects[entry.id] = self._perform(connection, entry, deed)
             except PolicydError as error:
@@ -192,6 +208,11 @@ class Deeds:
             },
         )
         return Effect({"proposal": entry.id, "digest": deed.digest})
+
+    def _perform_alone(self, connection: Connection, entry: Entry, deed: Alone) -> Effect:
+        if deed.action not in self._alone:
+            raise NotFound(f"there is no action {deed.action!r} of one person")
+        return self._alone[deed.action](connection, entry, deed)
 
     def _perform(self, connection: Connection, entry: Entry, deed: Approve) -> Effect:
         row, record = stored(connection, deed.proposal), by_id(connection, deed.proposal)

@@ -17,9 +17,18 @@ from audit.query import DECISION_KINDS, Record
 from policyd.core.decide import decide
 from policyd.core.facts import facts_from_json
 from policyd.core.sheet import Sheet, sheet_from_content
+from policyd.core.waivers import lift
 from policyd.core.workload import LIMIT_MAX, DecisionOptions
 from policyd.errors import AuditError, NotFound
-from policyd.services.answers import ENFORCE, LISTED_MAX, Made, Revisions, answer_json, workload_from_record
+from policyd.services.answers import (
+    ENFORCE,
+    LISTED_MAX,
+    Made,
+    Revisions,
+    answer_json,
+    waivers_from_record,
+    workload_from_record,
+)
 from policyd.services.quotas import refusals_of
 from policyd.services.reservations import admitted
 
@@ -56,9 +65,14 @@ async def replay(log: Blobs, entry_id: str) -> Replayed:
     body = record.document()
     if record.kind != "decision":
         return Replayed(record, body, None)
-    sheet = sheet_from_content(await log.blob(body["sheet"]))
+    as_evaluated = sheet_from_content(await log.blob(body["sheet"]))
     facts = facts_from_json(orjson.loads(await log.blob(body["facts"])), body["facts"])
     workload = workload_from_record(body["workload"])
+    recorded = waivers_from_record(body)
+    lifted = lift(as_evaluated, workload, recorded, record.time_us)
+    if lifted.waivers != recorded:
+        raise AuditError(f"decision {body['id']} names waivers that lift nothing of its sheet")
+    sheet = lifted.sheet
     spilled = tuple(body.get("spilled", ()))
     made = Made(
         id=body["id"],
@@ -74,6 +88,7 @@ async def replay(log: Blobs, entry_id: str) -> Replayed:
         decision=decide(workload, sheet, facts, refusals_of(sheet, spilled)),
         mode=body.get("mode", ENFORCE),
         spilled=spilled,
+        waivers=recorded,
     )
     made = admitted(made, body.get("admission"))
     _compare(body, made)

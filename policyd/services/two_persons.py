@@ -69,7 +69,7 @@ class TwoPersons:
         self, action: str, tenant: str | None, document: Mapping[str, Any], principal: Principal, request_id: str
     ) -> dict[str, Any]:
         """Record what is proposed; answers with its id, digest and end. Raises ``Forbidden``."""
-        self._require(ACTIONS[action], "propose", tenant, principal)
+        self.require_asking(action, tenant, principal)
         time_us = self.now()
         entry_id = uuid7(time_us)
         whole = {**document, "nonce": os.urandom(16).hex()}
@@ -83,11 +83,15 @@ class TwoPersons:
         proposal = Proposal(entry_id, proposals.OPEN, action, tenant, named, whole, principal.name, time_us, expires_us)
         return {**proposal_json(proposal), "audit": self._place(position)}
 
+    def require_asking(self, action: str, tenant: str | None, principal: Principal) -> None:
+        """Raise ``Forbidden`` unless this principal may propose such a thing."""
+        self._require(ACTIONS[action], ACTIONS[action].asking, tenant, principal)
+
     async def propose_erasure(
         self, tenant: str | None, subject: str, reason: str, principal: Principal, request_id: str
     ) -> dict[str, Any]:
         """As ``propose``, for a person of whom something is kept. Raises ``NotFound`` when nothing is."""
-        self._require(ACTIONS["erasure"], "propose", tenant, principal)
+        self.require_asking("erasure", tenant, principal)
         if not await self.reader.knows(tenant, subject):
             raise NotFound(
                 f"nothing is kept of {subject!r}" + ("" if tenant is None else f" of tenant {tenant!r}"),
@@ -159,7 +163,7 @@ class TwoPersons:
         action = ACTIONS.get(proposal.action)
         if action is None:
             return False
-        ways = ((action.obj, "propose"), (action.obj, "approve"), ("audit", "read"))
+        ways = ((action.obj, action.asking), (action.obj, "approve"), ("audit", "read"))
         return any(self._permitted(principal, obj, verb, proposal.tenant) for obj, verb in ways)
 
     def _permitted(self, principal: Principal, obj: str, verb: str, tenant: str | None) -> bool:

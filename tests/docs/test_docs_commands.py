@@ -28,6 +28,7 @@ DOCUMENTS = [
     ROOT / "docs" / "how-to" / "sign-and-approve.md",
     ROOT / "examples" / "journeys" / "README.md",
     ROOT / "docs" / "how-to" / "envoy.md",
+    ROOT / "docs" / "how-to" / "waivers.md",
 ]
 BLOCK = re.compile(r"(?:^<!--[ ]*(?P<mark>.+?)[ ]*-->\n\s*)?^```(?:sh|bash|console)\n(?P<code>.*?)^```$", re.M | re.S)
 POLICYD = re.compile(r"^(?:\$ )?policyd ", re.MULTILINE)

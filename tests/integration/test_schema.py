@@ -26,6 +26,9 @@ from policyd.services.holds import HOLDS
 from policyd.services.idempotency import KEYS, found
 from policyd.services.proposals import PROPOSALS
 from policyd.services.revision_rows import REVISIONS
+from policyd.services.waiver_rows import WAIVERS
+
+OURS = (PROPOSALS, HOLDS, ERASURES, REVISIONS, WAIVERS)
 
 FIRST_RELEASE = """
 CREATE TABLE meta ("key" VARCHAR NOT NULL, value VARCHAR NOT NULL, PRIMARY KEY ("key"));
@@ -186,18 +189,7 @@ def test_a_migration_that_fails_leaves_the_log_as_it_was(path: Path) -> None:
 def test_the_migrations_make_the_tables_that_the_code_uses(path: Path) -> None:
     engine = store.open_sqlite(path, "process_safe", origin="x")
     declared = MetaData()
-    for table in (
-        *TABLES,
-        *BLOCK_TABLES,
-        TREE_NODE,
-        CHECKPOINT,
-        KEYS,
-        *BUDGET_TABLES,
-        PROPOSALS,
-        HOLDS,
-        ERASURES,
-        REVISIONS,
-    ):
+    for table in (*TABLES, *BLOCK_TABLES, TREE_NODE, CHECKPOINT, KEYS, *BUDGET_TABLES, *OURS):
         table.to_metadata(declared)
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})

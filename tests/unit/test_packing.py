@@ -71,7 +71,7 @@ def test_who_accepts_gzip(asked: list[bytes], accepted: bool) -> None:
 
 
 def sheet(content: bytes) -> Any:
-    return SimpleNamespace(digest=f"sha256:{zlib.crc32(content)}", shown_refused_json=content)
+    return SimpleNamespace(digest=f"sha256:{zlib.crc32(content)}", shown_refused_json=content, lifted=())
 
 
 def test_only_what_a_sheet_shares_is_compressed() -> None:
