@@ -216,7 +216,7 @@ class Lifecycle:
         except RevisionConflict as error:
             _log.info("revisions: %s", error.detail)
         except PolicydError as error:
-            self.fault = f"a candidate cannot be judged: {error.detail}"
+            self.fault = f"its gates gave no result: {error.detail}"
             self._again_at_s = time.monotonic() + RETRY_S
             _log.error("%s", self.fault)
 
@@ -305,7 +305,11 @@ class Lifecycle:
                 followed.wanted = await self._tree(live)
             newest = None if followed.newest is None else _find(standing, kind, followed.newest.digest)
             refused = newest is not None and newest.state == "refused" and newest.verb != "rollback"
-            followed.refused = newest.said if newest is not None and refused else None
+            followed.refused = None
+            if newest is not None and refused:
+                followed.refused = f"{newest.name} was refused: {newest.said}"
+            elif newest is not None and newest.state == "candidate" and self.fault is not None:
+                followed.refused = f"{newest.name}: {self.fault}"
             held = newest is not None and not refused and newest.state not in ("candidate", "live")
             followed.held = newest.digest if newest is not None and held else None
         self.sources.tell()
