@@ -25,7 +25,7 @@ class GateDocument(BaseModel):
     details: dict[str, Any]
 
 
-class RevisionDocument(BaseModel):
+class StandingDocument(BaseModel):
     """A revision, where it stands and why."""
 
     kind: Literal["policy", "fleet"]
@@ -43,7 +43,7 @@ class RevisionDocument(BaseModel):
 class RevisionPage(BaseModel):
     """Revisions, the one that moved last first."""
 
-    items: list[RevisionDocument]
+    items: list[StandingDocument]
     next: str | None
 
 
@@ -64,7 +64,7 @@ class ActiveDocument(BaseModel):
 
     policy: ActiveKindDocument
     fleet: ActiveKindDocument
-    candidates: list[RevisionDocument]
+    candidates: list[StandingDocument]
     fault: str | None
 
 
@@ -113,19 +113,19 @@ ACTIVE: Final = route(
 )
 ACTIVATE: Final = route(
     "where it stands now",
-    content_of("RevisionDocument", _REVISION),
+    content_of("StandingDocument", _REVISION),
     problems_of(400, 403, 404, 409, 413, 415, 422, 503),
     requestBody=asked("ActivationRequest", {"step": "next"}),
 )
 ROLLBACK: Final = route(
     "what is to be live now",
-    content_of("RevisionDocument", _REVISION),
+    content_of("StandingDocument", _REVISION),
     problems_of(400, 403, 404, 409, 413, 415, 422, 503),
     requestBody=asked("RollbackRequest", {"kind": "policy"}),
 )
 REVISIONS_SHOWN: Final[tuple[type[BaseModel], ...]] = (
     GateDocument,
-    RevisionDocument,
+    StandingDocument,
     RevisionPage,
     ActiveKindDocument,
     ActiveDocument,
