@@ -79,6 +79,8 @@ class Parts(Protocol):
 
     @property
     def waivers(self) -> Waivers: ...
+
+    @property
     def desk(self) -> RevisionDesk: ...
 
     @property
