@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, Field
 
-from policyd.api.openapi import PositionDocument, content_of, problems_of, route
+from policyd.api.openapi import IDEMPOTENCY_KEY, PositionDocument, content_of, problems_of, route
 
 
 class ProposalDocument(BaseModel):
@@ -89,7 +89,7 @@ _HOLD: Final[dict[str, Any]] = {
     "placed_at": "2026-11-22T11:00:00.000000Z",
 }
 PROPOSED: Final = content_of("ProposalDocument", {**PROPOSAL_EXAMPLE, "audit": _AUDIT})
-PROPOSING: Final = problems_of(400, 403, 404, 413, 415, 422, 503)
+PROPOSING: Final = problems_of(400, 403, 404, 409, 413, 415, 422, 503)
 
 
 def asked(name: str, example: dict[str, Any]) -> dict[str, Any]:
@@ -104,6 +104,7 @@ APPROVE: Final = route(
     "approved and done",
     content_of("ApprovalDocument", _APPROVAL),
     problems_of(400, 403, 404, 409, 413, 415, 422, 503),
+    parameters=IDEMPOTENCY_KEY,
     requestBody=asked("ApprovalRequest", {"digest": PROPOSAL_EXAMPLE["digest"]}),
 )
 HOLDS: Final = route("the holds", content_of("HoldPage", {"items": [_HOLD], "next": None}), problems_of(400, 503))
@@ -111,16 +112,22 @@ PLACE: Final = route(
     "the proposal",
     PROPOSED,
     PROPOSING,
+    parameters=IDEMPOTENCY_KEY,
     requestBody=asked("HoldRequest", {"tenant": "eu-bank", "subject": "oidc:4711", "reason": "case 2026-17"}),
 )
 ERASE: Final = route(
     "the proposal",
     content_of("ProposalDocument", {**PROPOSAL_EXAMPLE, "action": "erasure", "audit": _AUDIT}),
     PROPOSING,
+    parameters=IDEMPOTENCY_KEY,
     requestBody=asked("ErasureRequest", {"tenant": "eu-bank", "subject": "oidc:4711", "reason": "request 2026-31"}),
 )
 LIFT: Final = route(
-    "the proposal", PROPOSED, PROPOSING, requestBody=asked("LiftRequest", {"reason": "case 2026-17 is closed"})
+    "the proposal",
+    PROPOSED,
+    PROPOSING,
+    parameters=IDEMPOTENCY_KEY,
+    requestBody=asked("LiftRequest", {"reason": "case 2026-17 is closed"}),
 )
 PROPOSALS_SHOWN: Final[tuple[type[BaseModel], ...]] = (
     ProposalDocument,

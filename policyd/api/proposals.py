@@ -1,20 +1,20 @@
 """What takes two persons, over HTTP: proposing, listing what waits, approving; and the legal holds in force.
 
 Rules: proposing changes nothing but the log; who may neither propose, approve nor read such a thing does not see it;
-what an approval does is in the same transaction as its entry.
+what an approval does is in the same transaction as its entry; what came with an ``Idempotency-Key`` is done once.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from functools import partial
+from typing import Annotated
 
-import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import Field, StringConstraints
 
-from policyd.api.bodies import read_json
 from policyd.api.callers import principal_of
+from policyd.api.keyed import Keyed, answer
 from policyd.api.openapi_proposals import APPROVE, ERASE, HOLDS, LIFT, PLACE, PROPOSALS
 from policyd.api.parts import Parts
 from policyd.api.problems import request_id_of
@@ -65,63 +65,50 @@ class ApprovalRequest(Given):
 def proposal_router(parts: Parts) -> APIRouter:
     """The routes of two persons."""
     router = APIRouter(prefix="/v1", tags=["two persons"])
-    body_max_bytes = parts.settings.api.body_max_bytes
+    keyed, two = Keyed(parts), parts.two_persons
 
     @router.get("/proposals", summary="What waits for a second person", **PROPOSALS)
     async def proposals(request: Request) -> Response:
         """The open proposals that the caller may see, oldest first."""
         parameters(request, ())
-        found = await parts.two_persons.waiting(principal_of(request))
-        return _json({"items": [proposal_json(proposal) for proposal in found], "next": None})
+        found = await two.waiting(principal_of(request))
+        return answer({"items": [proposal_json(proposal) for proposal in found], "next": None})
 
     @router.post("/proposals/{id}/approval", summary="Approve a proposal, and have it done", **APPROVE)
     async def approve(id: str, request: Request) -> Response:
         """By another person than the one who proposed it, once."""
-        parameters(request, ())
-        body = await read_json(request, ApprovalRequest, body_max_bytes)
-        principal = principal_of(request)
-        return _json(await parts.two_persons.approve(id, principal, request_id_of(request), body.digest))
+        body, principal, key = await keyed.read(request, ApprovalRequest)
+        asked = (id, principal, request_id_of(request), body.digest)
+        again = partial(two.approved, id, principal)
+        return await keyed.once(principal, None, key, partial(two.approve, *asked), again)
 
     @router.get("/log/holds", summary="The legal holds in force", **HOLDS)
     async def holds(request: Request) -> Response:
         """Those of the tenants whose log the caller may read."""
         parameters(request, ())
-        found = await parts.two_persons.holds_in_force(principal_of(request))
-        return _json({"items": found, "next": None})
+        found = await two.holds_in_force(principal_of(request))
+        return answer({"items": found, "next": None})
 
     @router.post("/log/holds", summary="Propose a legal hold", **PLACE)
     async def place(request: Request) -> Response:
         """Once it is approved, nothing that it covers is erased or removed."""
-        parameters(request, ())
-        body = await read_json(request, HoldRequest, body_max_bytes)
+        body, principal, key = await keyed.read(request, HoldRequest)
         document = body.model_dump(exclude={"tenant"}, exclude_none=True)
-        return await _proposed(request, "hold.place", body.tenant, document)
+        asked = ("hold.place", body.tenant, document, principal, request_id_of(request))
+        return await keyed.proposed(principal, body.tenant, key, partial(two.propose, *asked))
 
     @router.post("/log/erasures", summary="Propose to erase a person", **ERASE)
     async def erase(request: Request) -> Response:
         """Once it is approved, the key of that person's personal fields is destroyed; every proof still holds."""
-        parameters(request, ())
-        body = await read_json(request, ErasureRequest, body_max_bytes)
-        asked = (body.tenant, body.subject, body.reason, principal_of(request), request_id_of(request))
-        return _json(await parts.two_persons.propose_erasure(*asked))
+        body, principal, key = await keyed.read(request, ErasureRequest)
+        asked = (body.tenant, body.subject, body.reason, principal, request_id_of(request))
+        return await keyed.proposed(principal, body.tenant, key, partial(two.propose_erasure, *asked))
 
     @router.post("/log/holds/{id}/lifting", summary="Propose to lift a legal hold", **LIFT)
     async def lift(id: str, request: Request) -> Response:
         """Once it is approved, the hold is over."""
-        parameters(request, ())
-        body = await read_json(request, LiftRequest, body_max_bytes)
-        hold = await parts.two_persons.hold(id, principal_of(request))
-        return await _proposed(request, "hold.lift", hold.tenant, {"hold": hold.id, "reason": body.reason})
-
-    async def _proposed(request: Request, action: str, tenant: str | None, document: dict[str, Any]) -> Response:
-        principal = principal_of(request)
-        return _json(await parts.two_persons.propose(action, tenant, document, principal, request_id_of(request)))
+        body, principal, key = await keyed.read(request, LiftRequest)
+        asked = (id, body.reason, principal, request_id_of(request))
+        return await keyed.proposed(principal, None, key, partial(two.propose_lifting, *asked))
 
     return router
-
-
-def _json(document: dict[str, Any]) -> Response:
-    return Response(orjson.dumps(document), headers=_NO_STORE, media_type="application/json")
-
-
-_NO_STORE: Final = {"Cache-Control": "no-store"}

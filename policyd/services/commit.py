@@ -10,7 +10,7 @@ It refuses: to go on with a handle that failed; whoever owns it opens another.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -26,7 +26,7 @@ from policyd.services import erasures, retention
 from policyd.services.actions import ALONE, BUDGET_SET, PERFORM
 from policyd.services.admission import Admission
 from policyd.services.checkpoints import Checkpoints, LogFiles
-from policyd.services.idempotency import Claim, KeyRows
+from policyd.services.idempotency import Claim, Done, KeyRows
 from policyd.services.proposals import Approve, Deed, Deeds, Effect
 from policyd.services.retention import Removal
 
@@ -161,7 +161,18 @@ class Commit:
             placed[name] = AdmittedPosition(placed[name].index, placed[name].leaf_hash, admission)
         for name, effect in performed.effects.items():
             placed[name] = AdmittedPosition(placed[name].index, placed[name].leaf_hash, effect.told)
+        if claims:
+            self._keys.done(self._connection, dict(self._done(taken, placed)))
         return placed
+
+    def _done(self, taken: Iterable[Submission], placed: Mapping[str, Position]) -> Iterator[tuple[bytes, Done]]:
+        """What deeds under keys have done."""
+        for each in taken:
+            if each.claim is not None and each.deed is not None:
+                position = placed[each.entry.id]
+                told = position.admission if isinstance(position, AdmittedPosition) else {}
+                leaf = position.leaf_hash.hex()
+                yield each.claim.scope, Done(each.entry.id, self._log.origin, position.index, leaf, dict(told))
 
     def _remove(self, warrants: Batch, refused: dict[str, PolicydError]) -> None:
         """Bodies go before anything else is looked at, and with them what is remembered of their rows."""

@@ -3,23 +3,24 @@
     claim ──no row──► entry and row in one transaction ──expired──► gone
           ──row────► the entry is refused, and the first one's answer stands
 
-Rules: a row names the decision and never holds the answer, which a replay of the record gives again; a key belongs to
-one principal, tenant and route; rows expire, and beyond ``keys_max`` a new key is refused, never an old one forgotten
+Rules: a row names the decision and never holds the answer, which a replay of the record gives again; of what two
+persons do it has the place in the log and what became of it, since no replay could tell; a key belongs to one
+principal, tenant and route; rows expire, and beyond ``keys_max`` a new key is refused, never an old one forgotten
 before its time. The table comes from ``audit/migrations``. It owns no transaction: ``policyd.services.commit`` does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from hashlib import sha256
-from typing import Final
+from typing import Any, Final
 
 import orjson
-from sqlalchemy import BigInteger, Column, Connection, LargeBinary, MetaData, Table, Text, delete, func, select
+from sqlalchemy import BigInteger, Column, Connection, LargeBinary, MetaData, Table, Text, delete, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from policyd.errors import KeyInProgress, Overloaded, PolicydError
+from policyd.errors import AuditError, KeyInProgress, Overloaded, PolicydError
 
 PRUNED_MAX: Final = 1_024
 """Expired rows that one batch takes away."""
@@ -53,6 +54,29 @@ class Kept:
 
     request: bytes
     decision: str
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What was done by two persons under a key: its entry, where that stands, and what became of it."""
+
+    id: str
+    log: str
+    index: int
+    leaf_hash: str
+    told: Mapping[str, Any]
+
+    def text(self) -> str:
+        """As a row holds it."""
+        return orjson.dumps(asdict(self)).decode()
+
+    @classmethod
+    def of(cls, kept: Kept) -> Done:
+        """As a row has it. Raises ``AuditError`` when that is something else."""
+        try:
+            return cls(**orjson.loads(kept.decision))
+        except (ValueError, TypeError) as error:
+            raise AuditError(f"what the key was used for cannot be read: {kept.decision[:100]!r}") from error
 
 
 def scope_of(principal: str, tenant: str, route: str, key: str, item: int = 0) -> bytes:
@@ -114,6 +138,11 @@ class KeyRows:
         added = set(connection.execute(adding).scalars())
         self._count += len(added) - gone
         return {name: KeyInProgress(_JUST_BEFORE) for name, claim in claims.items() if claim.scope not in added}
+
+    def done(self, connection: Connection, done: Mapping[bytes, Done]) -> None:
+        """What became of deeds, by the scopes of their keys, which this transaction keeps."""
+        for scope, each in done.items():
+            connection.execute(update(KEYS).where(KEYS.c.scope == scope).values(decision=each.text()))
 
     def recount(self, connection: Connection) -> None:
         """After a rollback, what was counted did not happen."""

@@ -9,10 +9,11 @@ own ``valid_until``, never a new one, and only for who may still ask for it; an 
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
+from typing import Any
 
 from policyd.core.principal import Principal
 from policyd.core.workload import DecisionRequest, Workload
@@ -20,9 +21,11 @@ from policyd.errors import AuditError, KeyInProgress, KeyReused
 from policyd.services.answers import answer_pieces
 from policyd.services.clock import Now, now_us
 from policyd.services.decisions import Answered, DecisionService
-from policyd.services.idempotency import Claim, scope_of
+from policyd.services.idempotency import Claim, Done, scope_of
 from policyd.services.log_reader import LogReader
 from policyd.services.replay import replay
+
+Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,28 @@ class Repeats:
             time_us = self.now()
             claim = Claim(scope, digest, time_us, time_us + self.ttl_ms * 1_000)
             return await self.decisions.decide(request, principal, request_id, claim)
+
+    async def deed(
+        self,
+        principal: Principal,
+        tenant: str | None,
+        key: Key,
+        do: Callable[[Claim], Awaitable[Json]],
+        again: Callable[[Done], Awaitable[Json]],
+    ) -> Json:
+        """What is done under a key once: ``do`` it with the claim, or tell of what was done ``again``.
+
+        Raises ``KeyInProgress``, ``KeyReused``, and what either of them raises.
+        """
+        scope, digest = scope_of(principal.name, tenant or "", key.route, key.text), sha256(key.content).digest()
+        with self._busy(scope):
+            kept = await self.reader.key(scope, self.now())
+            if kept is None:
+                time_us = self.now()
+                return await do(Claim(scope, digest, time_us, time_us + self.ttl_ms * 1_000))
+            if kept.request != digest:
+                raise _reused()
+            return await again(Done.of(kept))
 
     def _permitted(self, principal: Principal, workload: Workload) -> bool:
         entitled = self.decisions.snapshots.current().entitlements

@@ -27,6 +27,7 @@ from policyd.services.actions import ACTIONS, Action
 from policyd.services.clock import Now, now_us, rfc3339, uuid7
 from policyd.services.commit import AdmittedPosition
 from policyd.services.decisions import SnapshotNow
+from policyd.services.idempotency import Claim, Done
 from policyd.services.proposals import NO_PROPOSAL_REMEDY, Approve, Deed, Proposal, Propose, digest_of
 
 T = TypeVar("T")
@@ -38,7 +39,7 @@ _ABOUT: Final = ("subject", "nonce")
 class Log(Protocol):
     """The writing side of the log, as far as two persons need it."""
 
-    async def submit(self, entry: Entry, *, deed: Deed) -> Position: ...
+    async def submit(self, entry: Entry, *, claim: Claim | None = None, deed: Deed) -> Position: ...
 
 
 class Reader(Protocol):
@@ -66,7 +67,13 @@ class TwoPersons:
     now: Now = now_us
 
     async def propose(
-        self, action: str, tenant: str | None, document: Mapping[str, Any], principal: Principal, request_id: str
+        self,
+        action: str,
+        tenant: str | None,
+        document: Mapping[str, Any],
+        principal: Principal,
+        request_id: str,
+        claim: Claim | None = None,
     ) -> dict[str, Any]:
         """Record what is proposed; answers with its id, digest and end. Raises ``Forbidden``."""
         self.require_asking(action, tenant, principal)
@@ -79,7 +86,7 @@ class TwoPersons:
         told = {"action": action, "digest": named, "document": said, "expires": rfc3339(expires_us)}
         entry = self._entry("proposal", entry_id, time_us, tenant, principal, request_id, told, about)
         deed = Propose(action, tenant, named, expires_us, self.open_max)
-        position = await self.log.submit(entry, deed=deed)
+        position = await self.log.submit(entry, claim=claim, deed=deed)
         proposal = Proposal(entry_id, proposals.OPEN, action, tenant, named, whole, principal.name, time_us, expires_us)
         return {**proposal_json(proposal), "audit": self._place(position)}
 
@@ -87,8 +94,25 @@ class TwoPersons:
         """Raise ``Forbidden`` unless this principal may propose such a thing."""
         self._require(ACTIONS[action], ACTIONS[action].asking, tenant, principal)
 
+    async def proposed(self, principal: Principal, done: Done) -> dict[str, Any]:
+        """What ``propose`` has answered before. Raises ``NotFound``, also for who may no longer see it."""
+        return {**proposal_json(await self.proposal(done.id, principal)), "audit": _place_of(done)}
+
+    async def approved(self, proposal_id: str, principal: Principal, done: Done) -> dict[str, Any]:
+        """What ``approve`` has answered before. Raises ``Forbidden`` and ``NotFound``."""
+        proposal = await self.proposal(proposal_id, principal)
+        self._require(ACTIONS[proposal.action], "approve", proposal.tenant, principal)
+        told = {"id": proposal.id, "action": proposal.action, "tenant": proposal.tenant, "approval": done.id}
+        return {**told, "result": dict(done.told), "audit": _place_of(done)}
+
     async def propose_erasure(
-        self, tenant: str | None, subject: str, reason: str, principal: Principal, request_id: str
+        self,
+        tenant: str | None,
+        subject: str,
+        reason: str,
+        principal: Principal,
+        request_id: str,
+        claim: Claim | None = None,
     ) -> dict[str, Any]:
         """As ``propose``, for a person of whom something is kept. Raises ``NotFound`` when nothing is."""
         self.require_asking("erasure", tenant, principal)
@@ -97,10 +121,25 @@ class TwoPersons:
                 f"nothing is kept of {subject!r}" + ("" if tenant is None else f" of tenant {tenant!r}"),
                 remedy="name the principal as the log does, such as token:ana or oidc:4711",
             )
-        return await self.propose("erasure", tenant, {"subject": subject, "reason": reason}, principal, request_id)
+        return await self.propose(
+            "erasure", tenant, {"subject": subject, "reason": reason}, principal, request_id, claim
+        )
+
+    async def propose_lifting(
+        self, hold_id: str, reason: str, principal: Principal, request_id: str, claim: Claim | None = None
+    ) -> dict[str, Any]:
+        """As ``propose``, of the hold with this id. Raises ``NotFound``, also for who may not see it."""
+        hold = await self.hold(hold_id, principal)
+        document = {"hold": hold.id, "reason": reason}
+        return await self.propose("hold.lift", hold.tenant, document, principal, request_id, claim)
 
     async def approve(
-        self, proposal_id: str, principal: Principal, request_id: str, read: str | None = None
+        self,
+        proposal_id: str,
+        principal: Principal,
+        request_id: str,
+        read: str | None = None,
+        claim: Claim | None = None,
     ) -> dict[str, Any]:
         """Approve, and have it done. ``read`` is the digest of what was read, when the caller says it.
 
@@ -113,7 +152,8 @@ class TwoPersons:
         told = {"action": proposal.action, "proposal": proposal.id, "digest": proposal.digest}
         approval_id = uuid7(time_us)
         entry = self._entry("approval", approval_id, time_us, proposal.tenant, principal, request_id, told)
-        position = await self.log.submit(entry, deed=Approve(proposal.id, proposal.digest, principal.name))
+        deed = Approve(proposal.id, proposal.digest, principal.name)
+        position = await self.log.submit(entry, claim=claim, deed=deed)
         assert isinstance(position, AdmittedPosition)
         done = {"id": proposal.id, "action": proposal.action, "tenant": proposal.tenant, "approval": approval_id}
         return {**done, "result": dict(position.admission), "audit": self._place(position)}
@@ -211,6 +251,10 @@ class TwoPersons:
 
     def _place(self, position: Position) -> dict[str, Any]:
         return {"log": self.origin, "index": position.index, "leaf_hash": position.leaf_hash.hex()}
+
+
+def _place_of(done: Done) -> dict[str, Any]:
+    return {"log": done.log, "index": done.index, "leaf_hash": done.leaf_hash}
 
 
 def _apart(document: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[Personal, ...]]:

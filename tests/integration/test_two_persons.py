@@ -123,6 +123,35 @@ def test_one_proposes_another_approves_and_all_of_it_is_in_the_log(office: Offic
     assert (sixth["event"], sixth["hold"]) == ("lifted", third["hold"])
 
 
+def test_what_comes_twice_under_a_key_is_done_once(office: Office) -> None:
+    client = office.server.client
+
+    def sent(name: str, path: str, key: str, body: dict[str, Any]) -> Any:
+        headers = {**bearer(office.tokens[name]), "Idempotency-Key": key}
+        return client.post(path, json=body, headers=headers)
+
+    hold = {"tenant": "eu-bank", "subject": "oidc:4711", "reason": "case 2026-17"}
+    first, again = (sent("ana", "/v1/log/holds", "hold-1", hold) for _ in range(2))
+    assert first.status_code == 200, first.text
+    assert again.json() == first.json()
+    other = sent("ana", "/v1/log/holds", "hold-1", {**hold, "reason": "case 2026-18"})
+    check_problem(office.server, other, 422, "request.key_reused")
+    assert sent("ben", "/v1/log/holds", "hold-1", hold).json()["id"] != first.json()["id"], "a key is one person's"
+    path = f"/v1/proposals/{first.json()['id']}/approval"
+    done, once_more = (sent("ben", path, "yes-1", {"digest": first.json()["digest"]}) for _ in range(2))
+    assert done.status_code == 200, done.text
+    assert once_more.json() == done.json()
+    assert done.json()["result"] == {"hold": first.json()["id"]}
+    check_problem(office.server, sent("ben", path, "yes-2", {}), 409, "proposal.closed")
+    assert sent("ana", "/v1/log/holds", "hold-1", hold).json() == first.json(), "also when it was approved since then"
+    path = f"/v1/log/holds/{first.json()['id']}/lifting"
+    lifting, again = (sent("ben", path, "lift-1", {"reason": "over"}).json() for _ in range(2))
+    assert again == lifting
+    waiting = office.get("ana", "/v1/proposals").json()["items"]
+    assert [item["id"] for item in waiting if item["action"] == "hold.lift"] == [lifting["id"]]
+    assert len(office.bodies("approval")) == 1
+
+
 def test_a_proposal_is_used_once_however_many_approve_it_at_once(office: Office) -> None:
     proposed = office.proposed()
     with ThreadPoolExecutor(8) as pool:
