@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import compileall
 import contextlib
 import copy
 import itertools
@@ -320,10 +319,7 @@ def size_of(database: Path) -> int:
 
 
 def server(scratch: Path) -> None:
-    """Start to ready, and resident memory of the server and its workers; compiled, as pip leaves what it installs."""
-    root = Path(__file__).resolve().parent.parent
-    for package in ("audit", "connectors", "policyd"):
-        compileall.compile_dir(root / package, quiet=1)
+    """Start to ready, and resident memory of the server and its workers."""
     policyd = shutil.which("policyd", path=str(Path(sys.executable).parent))
     command = [policyd] if policyd else [sys.executable, "-m", "policyd.cli.main"]
     begin = time.perf_counter()
@@ -331,7 +327,7 @@ def server(scratch: Path) -> None:
         [*command, "serve", "--port", "0", "--data-dir", str(scratch / "served")],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": str(root)},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)},
     ) as process:
         try:
             assert process.stdout is not None

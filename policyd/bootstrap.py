@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 from connectors.otel_signals import exported_signals, switched_off
 from connectors.static import DeclaredFacts, StaticFacts
 from policyd.api.callers import Callers
+from policyd.bootstrap_compliance import start_compliance
 from policyd.bootstrap_identity import make_authenticator
 from policyd.bootstrap_persons import beside, by_persons, heard
 from policyd.bootstrap_sources import (
@@ -50,6 +51,7 @@ from policyd.services.activation import Activation
 from policyd.services.budget_changes import BudgetChanges
 from policyd.services.bundles import PolicyBundles
 from policyd.services.committer import Committer
+from policyd.services.crossed import Crossed
 from policyd.services.data_directory import DataDirectory
 from policyd.services.decisions import DecisionService, WrittenLog
 from policyd.services.evidence_work import evidence_work
@@ -71,6 +73,7 @@ from policyd.services.simulations import SimulationLimits, Simulations
 from policyd.services.sources import Sources
 from policyd.services.two_persons import TwoPersons
 from policyd.services.waivers import Waivers
+from policyd.services.waivers_in_force import WaiversInForce
 from policyd.services.webhook_forms import secret_of
 from policyd.services.writer import CommitLimits
 from policyd.settings import BundleSettings, EngineSettings, Settings
@@ -323,30 +326,16 @@ async def _assembled(
     _declare(facts, await first_activated(activation, trees, tree, fleet))
     reader = await LogReader.open(directory, deadline_ms=settings.audit.search_deadline_ms)
     stack.push_async_callback(reader.close)
-    crossed, in_force = found = await heard(reader, activation, stack)
+    found = await heard(reader, activation, stack)
     book = SheetBook(engine, _sheet_limits(settings.engine), telemetry=telemetry)
-    decisions = DecisionService(
-        activation,
-        facts,
-        book,
-        log,
-        log.origin,
-        ttl_ms=settings.decision_ttl_ms,
-        sheet_wait_ms=settings.engine.sheet_wait_ms,
-        queue_max_ms=settings.api.queue_max_ms,
-        hold_ms=settings.budgets.hold_ms,
-        queue_ms=lambda: log.wait_ms,
-        telemetry=telemetry,
-        frames=Frames(crossed.percent, crossed.limits),
-        freshness=trees.freshness,
-        waivers=in_force,
-    )
+    decisions = _decisions(settings, activation, facts, book, log, telemetry, found, trees.freshness)
     observe_parts(telemetry, engine=engine, book=book, committer=log, facts=facts, snapshots=activation)
     simulations = Simulations(activation, facts, book, settings.simulation.trees, _simulation_limits(settings))
     repeats = Repeats(decisions, reader, settings.api.idempotency_ttl_ms)
     warmed = (settings.engine.warm_classes_max, settings.engine.warm_wait_ms)
     reload = Reload(activation, decisions, trees.read, lambda fleet: _declare(facts, fleet), trees.settled, *warmed)
     beside(facts.keep_fresh(), stack)
+    start_compliance(settings, reader, activation, log, stack)
     callers = _start_callers(settings, log, stack)
     return Running(
         settings,
@@ -375,6 +364,35 @@ async def _assembled(
 def _read_trees(settings: Settings) -> tuple[PolicyTree, Fleet]:
     fleet = load_fleet(fleet_path(settings))
     return load_policy_tree(policies_path(settings)), fleet
+
+
+def _decisions(
+    settings: Settings,
+    activation: Activation,
+    facts: FactsHolder,
+    book: SheetBook,
+    log: WrittenLog,
+    telemetry: Telemetry,
+    found: tuple[Crossed, WaiversInForce],
+    freshness: Freshness,
+) -> DecisionService:
+    crossed, in_force = found
+    return DecisionService(
+        activation,
+        facts,
+        book,
+        log,
+        log.origin,
+        ttl_ms=settings.decision_ttl_ms,
+        sheet_wait_ms=settings.engine.sheet_wait_ms,
+        queue_max_ms=settings.api.queue_max_ms,
+        hold_ms=settings.budgets.hold_ms,
+        queue_ms=lambda: log.wait_ms,
+        telemetry=telemetry,
+        frames=Frames(crossed.percent, crossed.limits),
+        freshness=freshness,
+        waivers=in_force,
+    )
 
 
 async def _open_log(

@@ -216,6 +216,17 @@ class BudgetSettings(_Section):
     )
 
 
+class ComplianceSettings(_Section):
+    """Judging placements that are in force by the revisions of today."""
+
+    interval_ms: Annotated[int, Field(ge=60_000, le=2_592_000_000)] | None = Field(
+        None, description="how often the server does so and records it; none: only `policyd compliance` does"
+    )
+    within_days: Annotated[int, Field(ge=1, le=3_650)] = Field(
+        30, description="for how many days what was decided or settled counts as in force"
+    )
+
+
 class ProposalSettings(_Section):
     """What one person proposes and another approves."""
 
@@ -228,7 +239,7 @@ class ProposalSettings(_Section):
 
 
 WebhookName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
-EventName = Literal["budget.threshold", "budget.set", "proposal.opened", "proposal.approved"]
+EventName = Literal["budget.threshold", "budget.set", "proposal.opened", "proposal.approved", "compliance.lapsed"]
 
 
 class WebhookSettings(_Section):
@@ -237,7 +248,8 @@ class WebhookSettings(_Section):
     url: str = Field(description="where to; http or https, without a user and a password")
     events: Annotated[tuple[EventName, ...], Field(min_length=1)] = Field(
         ("budget.threshold",),
-        description="of what: `budget.threshold`, `budget.set`, `proposal.opened`, `proposal.approved`",
+        description="of what: `budget.threshold`, `budget.set`, `proposal.opened`, `proposal.approved`, "
+        "`compliance.lapsed`",
     )
     form: Literal["json", "alertmanager"] = Field(
         "json", description="`json`: one object; `alertmanager`: a list of one alert, for its `/api/v2/alerts`"
@@ -311,6 +323,7 @@ class Settings(_Section):
     )
     simulation: SimulationSettings = SimulationSettings()
     sources: SourcesSettings = SourcesSettings()
+    compliance: ComplianceSettings = ComplianceSettings()
     bundles: BundleSettings = BundleSettings()
     revisions: RevisionSettings = RevisionSettings()
     activation: ActivationSettings = ActivationSettings()
@@ -343,7 +356,6 @@ def load_settings(
     _refuse_open_door(settings)
     _refuse_half_tls(settings)
     _refuse_two_places(settings)
-    _refuse_unsigned_places(settings)
     return settings
 
 
@@ -397,19 +409,6 @@ def _refuse_open_door(settings: Settings) -> None:
             f"host {settings.host!r} is not loopback, and no authentication is configured",
             remedy="set up auth.tokens_file, auth.oidc or auth.certificates, or listen on 127.0.0.1",
         )
-
-
-def _refuse_unsigned_places(settings: Settings) -> None:
-    """Only a commit is signed, so where signatures are required nothing else may be read."""
-    if not settings.revisions.require_signed:
-        return
-    for kind in ("policies", "fleet"):
-        source = getattr(settings.sources, kind)
-        if source is None or source.kind != "git":
-            raise ConfigError(
-                f"revisions.require_signed needs a git repository as sources.{kind}: nothing else has signed commits",
-                remedy=f"follow the {kind} from a git repository, or do not require signatures",
-            )
 
 
 def _refuse_half_tls(settings: Settings) -> None:

@@ -21,6 +21,7 @@ from policyd.api.batch import batch_router
 from policyd.api.break_even import BreakEvenRequest, break_even_router
 from policyd.api.budgets import BudgetRequest, LimitRequest, budget_router
 from policyd.api.bundles import bundle_router
+from policyd.api.compliance import compliance_router
 from policyd.api.decisions import decision_router
 from policyd.api.direct import DirectDecision
 from policyd.api.ext_authz import ext_authz_router
@@ -35,12 +36,12 @@ from policyd.api.openapi_authzen import AUTHZEN_SHOWN
 from policyd.api.openapi_batch import BATCH_SHOWN
 from policyd.api.openapi_break_even import BREAK_EVEN_SHOWN
 from policyd.api.openapi_budgets import BUDGET_SHOWN
+from policyd.api.openapi_compliance import COMPLIANCE_SHOWN
 from policyd.api.openapi_ext_authz import EXT_AUTHZ_SHOWN
 from policyd.api.openapi_log import LOG_SHOWN
 from policyd.api.openapi_proposals import PROPOSALS_SHOWN
 from policyd.api.openapi_pushes import PUSHES_SHOWN
 from policyd.api.openapi_reports import REPORTS_SHOWN
-from policyd.api.openapi_revisions import REVISIONS_SHOWN
 from policyd.api.openapi_settlements import SETTLEMENT_SHOWN
 from policyd.api.openapi_simulations import SIMULATION_SHOWN
 from policyd.api.openapi_waivers import WAIVERS_SHOWN
@@ -49,7 +50,6 @@ from policyd.api.parts import Parts
 from policyd.api.proposals import ApprovalRequest, ErasureRequest, HoldRequest, LiftRequest, proposal_router
 from policyd.api.pushes import push_router
 from policyd.api.reports import report_router
-from policyd.api.revisions import ActivationRequest, RollbackRequest, revision_router
 from policyd.api.settlements import ExtensionRequest, SettlementRequest, settlement_router
 from policyd.api.simulations import SimulationRequest, simulation_router
 from policyd.api.tracing import Admitted, Followed
@@ -62,6 +62,7 @@ _SHOWN: Final[tuple[type[BaseModel], ...]] = (
     *BATCH_SHOWN,
     *BREAK_EVEN_SHOWN,
     *BUDGET_SHOWN,
+    *COMPLIANCE_SHOWN,
     *SETTLEMENT_SHOWN,
     BudgetRequest,
     LimitRequest,
@@ -69,11 +70,9 @@ _SHOWN: Final[tuple[type[BaseModel], ...]] = (
     *PROPOSALS_SHOWN,
     *PUSHES_SHOWN,
     *REPORTS_SHOWN,
-    *REVISIONS_SHOWN,
     *LOG_SHOWN,
     *SIMULATION_SHOWN,
     *WAIVERS_SHOWN,
-    ActivationRequest,
     ApprovalRequest,
     BreakEvenRequest,
     BreakGlassRequest,
@@ -82,7 +81,6 @@ _SHOWN: Final[tuple[type[BaseModel], ...]] = (
     HoldRequest,
     LiftRequest,
     RevisionApprovalRequest,
-    RollbackRequest,
     SettlementRequest,
     SimulationRequest,
     WaiverRequest,
@@ -129,6 +127,7 @@ def create_app(running: Parts) -> FastAPI:
         break_even_router(running),
         budget_router(running),
         bundle_router(running),
+        compliance_router(running),
         decision_router(running, packing),
         ext_authz_router(running),
         fleet_router(running),
@@ -139,7 +138,6 @@ def create_app(running: Parts) -> FastAPI:
         proposal_router(running),
         push_router(running),
         report_router(running),
-        revision_router(running),
         settlement_router(running),
         simulation_router(running),
         waiver_router(running),

@@ -171,7 +171,7 @@ class Supervisor:
         slot.link.tell(
             {
                 "do": "start",
-                "settings": self.settings.model_dump(mode="json"),
+                "settings": self._settings_of(slot).model_dump(mode="json"),
                 "trees": self._trees.to_json(),
                 "origin": self.committer.origin,
             }
@@ -188,6 +188,13 @@ class Supervisor:
         await lost.wait()
         await asyncio.sleep(END_GRACE_S)
         _kill(process)
+
+    def _settings_of(self, slot: _Slot) -> Settings:
+        """Those of one process: what is done once for all of them, the first one does."""
+        if slot.number == 0:
+            return self.settings
+        idle = self.settings.compliance.model_copy(update={"interval_ms": None})
+        return self.settings.model_copy(update={"compliance": idle})
 
     def _heard(self, slot: _Slot, said: dict[str, Any]) -> None:
         if "figures" in said:

@@ -92,7 +92,7 @@ def simulate(
         tuple(without_provider or ()), tuple(without_pool or ()), _prices(price or ()), _weights(weight or ())
     )
     settings = settings_of(config, engine=engine, facts=facts)
-    compared = asyncio.run(_compare(settings, requests, overrides, fleet, policies, _time_us(at)))
+    compared = asyncio.run(_compare(settings, requests, overrides, fleet, policies, time_us_of(at)))
     document = [_json(entry) for entry in compared]
     emit(document, output, lambda console: _draw(compared, console))
     if any(entry.today.error or entry.simulated.error for entry in compared):
@@ -123,7 +123,8 @@ def _weights(written: Sequence[str]) -> dict[str, int]:
     return weights
 
 
-def _time_us(at: str | None) -> int | None:
+def time_us_of(at: str | None) -> int | None:
+    """The time that ``--at`` names, in microseconds since 1970."""
     if at is None:
         return None
     from policyd.services.clock import from_rfc3339

@@ -187,6 +187,11 @@ def budget_report(account: str | None) -> Call[Json]:
     return Call("GET", "/v1/reports/budgets", read, "budget report", parameters=parameters)
 
 
+def compliance() -> Call[Json]:
+    """``GET /v1/compliance``: what the server found last of the placements in force."""
+    return Call("GET", "/v1/compliance", _with(dict, placements=int, items=list), "judgement")
+
+
 def break_even(asked: Traffic) -> Call[BreakEven]:
     """``POST /v1/break-even``: nothing is recorded, so it may be repeated."""
     read = _with(BreakEven, model=str, pools=list, crossings=list, cheapest=list)

@@ -41,7 +41,6 @@ from policyd.client.documents import (
     Usage,
     Workload,
 )
-from policyd.client.revisions import AsyncRevisions, Revisions
 from policyd.client.two_persons import AsyncTwoPersons, TwoPersons
 from policyd.errors import AuditRolledBack, PolicydError, SplitView
 
@@ -52,7 +51,7 @@ PAGE_LIMIT: Final = 100
 POOLS_LIMIT: Final = 1_000
 
 
-class Client(TwoPersons, Revisions):
+class Client(TwoPersons):
     """A policyd server, asked from code that waits. Safe to share between threads; close it, or use ``with``."""
 
     def __init__(self, address: str, **given: Unpack[Given]) -> None:
@@ -267,7 +266,7 @@ class Client(TwoPersons, Revisions):
         return self.send(calls.live())
 
 
-class AsyncClient(AsyncTwoPersons, AsyncRevisions):
+class AsyncClient(AsyncTwoPersons):
     """A policyd server, asked from coroutines of one event loop. Close it with ``aclose``, or use ``async with``."""
 
     def __init__(self, address: str, **given: Unpack[Given]) -> None:

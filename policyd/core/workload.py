@@ -10,8 +10,9 @@ Rules: tuples are sorted and unique, so that equal workloads have equal bytes; n
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Any, Final, Literal, NamedTuple
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
@@ -127,7 +128,8 @@ class DecisionRequest(Given):
     options: DecisionOptions = DecisionOptions()
 
 
-class Workload(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Workload:
     """A workload with its floors applied. Token and rate figures are exact here and quantised only for policies."""
 
     scope: str

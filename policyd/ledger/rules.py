@@ -150,7 +150,8 @@ class Charge(NamedTuple):
     amount: int | None
 
 
-class Reservation(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Reservation:
     """What a decision may cost at most, at every level and window, and for how long that is held.
 
     One that does not hold is judged in the same way, and changes nothing.

@@ -76,6 +76,14 @@ def _approved(body: Mapping[str, Any]) -> Told:
     return Told("info", f"{body['action']} for {whose} was approved and is done", {"action": body["action"]})
 
 
+def _lapsed(body: Mapping[str, Any]) -> Told:
+    urgency = body["urgency"]
+    severity: Severity = "critical" if urgency["now"] else "warning"
+    counts = ", ".join(f"{count} {name}" for name, count in urgency.items() if count)
+    summary = f"{body['items_total']} of {body['placements']} placements would be refused today: {counts}"
+    return Told(severity, summary, {"policy": str(body["policy"][0]), "fleet": str(body["fleet"][0])})
+
+
 def _tenant(body: Mapping[str, Any]) -> str | None:
     """The tenant that the scope of an entry names."""
     scope = body.get("scope")
@@ -94,6 +102,7 @@ _ROWS: Final[Mapping[tuple[Kind, str | None], tuple[str, Callable[[Mapping[str, 
     ("budget", "set"): ("budget.set", _set),
     ("proposal", None): ("proposal.opened", _proposed),
     ("approval", None): ("proposal.approved", _approved),
+    ("compliance", "lapsed"): ("compliance.lapsed", _lapsed),
 }
 NOT_TOLD: Final = frozenset({"salt", "document"})
 """What stays in the log: what only a hash needs, and what is proposed, which may name a person."""

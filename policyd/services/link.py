@@ -142,7 +142,7 @@ def _append_frame(submissions: Sequence[Ticketed]) -> bytes:
         table.append(
             [
                 *place,
-                [*entry.search],
+                astuple(entry.search),
                 entry.terms,
                 blobs,
                 claimed,
