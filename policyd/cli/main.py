@@ -32,6 +32,7 @@ from policyd.cli import (
     terminal,
     token,
     two_persons,
+    waiver,
 )
 from policyd.errors import PolicydError
 
@@ -60,6 +61,7 @@ app.add_typer(policy.app)
 audit.app.command()(audit_report.report)
 audit.app.command()(two_persons.erase)
 audit.app.add_typer(two_persons.hold)
+app.add_typer(waiver.app)
 app.add_typer(audit.app)
 app.add_typer(config.app)
 app.add_typer(token.app)

@@ -36,8 +36,10 @@ from policyd.client.documents import (
     RevisionApprovals,
     Semantic,
     Simulation,
+    StoodOn,
     Traffic,
     Usage,
+    Waiver,
     Workload,
 )
 
@@ -70,7 +72,9 @@ __all__ = [
     "RevisionApprovals",
     "Semantic",
     "Simulation",
+    "StoodOn",
     "Traffic",
     "Usage",
+    "Waiver",
     "Workload",
 ]

@@ -408,6 +408,27 @@ class Approval(TypedDict):
     audit: Position
 
 
+class Waiver(TypedDict):
+    """A waiver, an approval or broken glass. None in its scope is all of the tenant's."""
+
+    id: str
+    kind: Literal["waiver", "approval", "break_glass"]
+    state: Literal["waiting", "in_force", "expired", "void"]
+    void_because: str | None
+    tenant: str
+    project: str | None
+    rule: str | None
+    pool: str | None
+    model: str | None
+    reason: str | None
+    digest: str | None
+    requested_by: str | None
+    requested_at: str | None
+    approved_by: str | None
+    approved_at: str | None
+    expires_at: str
+
+
 class Hold(TypedDict):
     """A legal hold in force; ``subject`` None covers all that belongs to the tenant."""
 

@@ -9,8 +9,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Final, TypeVar
 
+from policyd.client import waivers
 from policyd.client.calls import Call, encoded, fields, headers, page_of, segment
-from policyd.client.documents import Approval, Hold, Page, Proposal, RevisionApproval, RevisionApprovals
+from policyd.client.documents import Approval, Hold, Page, Proposal, RevisionApproval, RevisionApprovals, Waiver
 from policyd.client.problems import json_of
 
 Found = TypeVar("Found")
@@ -59,6 +60,48 @@ class TwoPersons(ABC):
         """Propose to lift a legal hold."""
         return self.send(_propose_lifting(hold_id, reason, request_id))
 
+    def waivers(self) -> Page[Waiver]:
+        """Waivers and approvals: what waits, is in force, or was lately."""
+        return self.send(waivers.waivers())
+
+    def request_waiver(
+        self,
+        tenant: str,
+        rule: str,
+        reason: str,
+        expires_at: str,
+        *,
+        project: str | None = None,
+        pool: str | None = None,
+        model: str | None = None,
+        request_id: str | None = None,
+    ) -> Proposal:
+        """Request that a soft or approval rule (``policy.rule``) refuses nothing in this scope until then."""
+        scope = {"project": project, "pool": pool, "model": model}
+        return self.send(
+            waivers.request_waiver(waivers.scope_of(tenant, reason, expires_at, rule=rule, **scope), request_id)
+        )
+
+    def approve_waiver(self, waiver_id: str, *, digest: str | None = None, request_id: str | None = None) -> Approval:
+        """Approve what another person has requested; it is in force from then on."""
+        return self.send(waivers.approve_waiver(waiver_id, digest, request_id))
+
+    def break_glass(
+        self,
+        tenant: str,
+        reason: str,
+        expires_at: str,
+        *,
+        rule: str | None = None,
+        project: str | None = None,
+        pool: str | None = None,
+        model: str | None = None,
+        request_id: str | None = None,
+    ) -> Waiver:
+        """Lift soft rules alone, for minutes, where a setting admits it."""
+        scope = {"rule": rule, "project": project, "pool": pool, "model": model}
+        return self.send(waivers.break_glass(waivers.scope_of(tenant, reason, expires_at, **scope), request_id))
+
 
 class AsyncTwoPersons(ABC):
     """The same, awaited."""
@@ -102,6 +145,50 @@ class AsyncTwoPersons(ABC):
     async def propose_lifting(self, hold_id: str, reason: str, *, request_id: str | None = None) -> Proposal:
         """Propose to lift a legal hold."""
         return await self.send(_propose_lifting(hold_id, reason, request_id))
+
+    async def waivers(self) -> Page[Waiver]:
+        """Waivers and approvals: what waits, is in force, or was lately."""
+        return await self.send(waivers.waivers())
+
+    async def request_waiver(
+        self,
+        tenant: str,
+        rule: str,
+        reason: str,
+        expires_at: str,
+        *,
+        project: str | None = None,
+        pool: str | None = None,
+        model: str | None = None,
+        request_id: str | None = None,
+    ) -> Proposal:
+        """Request that a soft or approval rule (``policy.rule``) refuses nothing in this scope until then."""
+        scope = {"project": project, "pool": pool, "model": model}
+        return await self.send(
+            waivers.request_waiver(waivers.scope_of(tenant, reason, expires_at, rule=rule, **scope), request_id)
+        )
+
+    async def approve_waiver(
+        self, waiver_id: str, *, digest: str | None = None, request_id: str | None = None
+    ) -> Approval:
+        """Approve what another person has requested; it is in force from then on."""
+        return await self.send(waivers.approve_waiver(waiver_id, digest, request_id))
+
+    async def break_glass(
+        self,
+        tenant: str,
+        reason: str,
+        expires_at: str,
+        *,
+        rule: str | None = None,
+        project: str | None = None,
+        pool: str | None = None,
+        model: str | None = None,
+        request_id: str | None = None,
+    ) -> Waiver:
+        """Lift soft rules alone, for minutes, where a setting admits it."""
+        scope = {"rule": rule, "project": project, "pool": pool, "model": model}
+        return await self.send(waivers.break_glass(waivers.scope_of(tenant, reason, expires_at, **scope), request_id))
 
 
 def _proposals() -> Call[Page[Proposal]]:

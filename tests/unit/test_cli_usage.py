@@ -43,6 +43,7 @@ def test_the_commands_are_those_of_the_contract() -> None:
         *("serve", "decide", "explain", "simulate", "break-even", "doctor", "demo"),
         *("pool list", "pool show", "fleet check", "fleet import", "policy check", "policy test", "policy init"),
         "policy approve",
+        *("waiver request", "waiver approve", "waiver list", "waiver break-glass"),
         *("config show", "config schema", "audit search", "audit show", "audit report", "token new"),
         *(
             "budget list",
