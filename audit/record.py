@@ -32,10 +32,9 @@ from __future__ import annotations
 import re
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
-from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple
 
@@ -122,8 +121,7 @@ SEALED_BYTES: Final = 64
 """More than number, nonce, tag, base64 and quotes add to personal fields."""
 
 
-@dataclass(frozen=True, slots=True)
-class Search:
+class Search(NamedTuple):
     """What an entry has at most one of and is found by. ``sheet`` is the digest of a blob that the log must hold."""
 
     tenant: str | None = None
@@ -146,8 +144,8 @@ class Search:
     sheet: str | None = None
 
 
-SEARCH_FIELDS: Final = tuple(field.name for field in fields(Search))
-_search_values = attrgetter(*SEARCH_FIELDS)
+SEARCH_FIELDS: Final = Search._fields
+NOT_SEARCHED: Final = Search()
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +159,7 @@ class Entry:
     id: str
     time_us: int
     body: bytes
-    search: Search = Search()
+    search: Search = NOT_SEARCHED
     terms: tuple[Term, ...] = ()
     personal: tuple[Personal, ...] = ()
     token: str | None = None
@@ -179,7 +177,7 @@ class Entry:
         length = self.length_bytes
         if length > BODY_MAX_BYTES:
             raise RecordInvalid(f"the body has {length} bytes; an entry holds at most {BODY_MAX_BYTES}")
-        for name, value in zip(SEARCH_FIELDS, _search_values(self.search), strict=True):
+        for name, value in zip(SEARCH_FIELDS, self.search, strict=True):
             if value is not None and not (type(value) is str and _fits(value)):
                 _check_value(name, value)
         _check_terms(self.terms, TERM_FIELDS)
@@ -257,9 +255,16 @@ def personal(name: str, fields: Mapping[str, Any]) -> Personal:
 
 
 class Filled(NamedTuple):
-    """A field of a body that is encoded and checked already. Made by ``Form.filled`` only."""
+    """A field of a body that is encoded and checked already. Made by ``Form.filled`` and ``fixed`` only."""
 
     content: bytes
+
+
+def fixed(fields: Mapping[str, Any]) -> dict[str, Filled]:
+    """Fields that many bodies have alike, encoded and checked once. Raises ``RecordInvalid``."""
+    for name, value in fields.items():
+        _canonical({name: value}, f"the field {name!r}")
+    return {name: Filled(orjson.dumps(value, option=_ENCODING)) for name, value in fields.items()}
 
 
 class Form(NamedTuple):

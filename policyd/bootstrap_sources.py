@@ -31,6 +31,7 @@ from policyd.services.lifecycle import Gate, Lifecycle
 from policyd.services.log_reader import LogReader
 from policyd.services.revision_desk import RevisionDesk
 from policyd.services.sources import Followed, Sources
+from policyd.services.trust import Trust
 from policyd.settings import Settings
 from policyd.source_settings import SourceSettings
 
@@ -92,7 +93,7 @@ def refuse_followed(settings: Settings, kind: str) -> None:
         )
 
 
-def make_lifecycle(settings: Settings, sources: Sources, desk: RevisionDesk) -> Lifecycle:
+def make_lifecycle(settings: Settings, sources: Sources, desk: RevisionDesk, trust: Trust) -> Lifecycle:
     """What stands between the sources and what is live."""
     named = {"policy": settings.sources.policies, "fleet": settings.sources.fleet}
     chosen = settings.activation
@@ -105,6 +106,7 @@ def make_lifecycle(settings: Settings, sources: Sources, desk: RevisionDesk) -> 
     document = settings.model_dump(mode="json")
     # In the order of ``policyd.revisions.gates``; each line speaks for one or several of them.
     gates: list[Gate] = [
+        trust.signatures,
         GateRuns(command, document, chosen.gates_deadline_ms),
     ]
     return Lifecycle(desk, sources, gates, gates_of, chosen.converge_ms)
@@ -158,7 +160,8 @@ async def following(
     """The lifecycle of what the sources have, begun: there is something to serve. Raises ``RevisionError``."""
     reader = await LogReader.open(directory, deadline_ms=settings.audit.search_deadline_ms)
     stack.push_async_callback(reader.close)
-    lifecycle = make_lifecycle(settings, sources, RevisionDesk(log, reader, make_plan(settings)))
+    desk, trust = RevisionDesk(log, reader, make_plan(settings)), Trust(settings.revisions, reader)
+    lifecycle = make_lifecycle(settings, sources, desk, trust)
     stack.push_async_callback(lifecycle.close)
     await lifecycle.begin()
     return lifecycle

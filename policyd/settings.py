@@ -356,6 +356,7 @@ def load_settings(
     _refuse_open_door(settings)
     _refuse_half_tls(settings)
     _refuse_two_places(settings)
+    _refuse_unsigned_places(settings)
     return settings
 
 
@@ -409,6 +410,19 @@ def _refuse_open_door(settings: Settings) -> None:
             f"host {settings.host!r} is not loopback, and no authentication is configured",
             remedy="set up auth.tokens_file, auth.oidc or auth.certificates, or listen on 127.0.0.1",
         )
+
+
+def _refuse_unsigned_places(settings: Settings) -> None:
+    """Only a commit is signed, so where signatures are required nothing else may be read."""
+    if not settings.revisions.require_signed:
+        return
+    for kind in ("policies", "fleet"):
+        source = getattr(settings.sources, kind)
+        if source is None or source.kind != "git":
+            raise ConfigError(
+                f"revisions.require_signed needs a git repository as sources.{kind}: nothing else has signed commits",
+                remedy=f"follow the {kind} from a git repository, or do not require signatures",
+            )
 
 
 def _refuse_half_tls(settings: Settings) -> None:

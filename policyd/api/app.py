@@ -42,6 +42,7 @@ from policyd.api.openapi_log import LOG_SHOWN
 from policyd.api.openapi_proposals import PROPOSALS_SHOWN
 from policyd.api.openapi_pushes import PUSHES_SHOWN
 from policyd.api.openapi_reports import REPORTS_SHOWN
+from policyd.api.openapi_revisions import REVISIONS_SHOWN
 from policyd.api.openapi_settlements import SETTLEMENT_SHOWN
 from policyd.api.openapi_simulations import SIMULATION_SHOWN
 from policyd.api.openapi_waivers import WAIVERS_SHOWN
@@ -50,6 +51,7 @@ from policyd.api.parts import Parts
 from policyd.api.proposals import ApprovalRequest, ErasureRequest, HoldRequest, LiftRequest, proposal_router
 from policyd.api.pushes import push_router
 from policyd.api.reports import report_router
+from policyd.api.revisions import ActivationRequest, RollbackRequest, revision_router
 from policyd.api.settlements import ExtensionRequest, SettlementRequest, settlement_router
 from policyd.api.simulations import SimulationRequest, simulation_router
 from policyd.api.tracing import Admitted, Followed
@@ -70,9 +72,11 @@ _SHOWN: Final[tuple[type[BaseModel], ...]] = (
     *PROPOSALS_SHOWN,
     *PUSHES_SHOWN,
     *REPORTS_SHOWN,
+    *REVISIONS_SHOWN,
     *LOG_SHOWN,
     *SIMULATION_SHOWN,
     *WAIVERS_SHOWN,
+    ActivationRequest,
     ApprovalRequest,
     BreakEvenRequest,
     BreakGlassRequest,
@@ -81,6 +85,7 @@ _SHOWN: Final[tuple[type[BaseModel], ...]] = (
     HoldRequest,
     LiftRequest,
     RevisionApprovalRequest,
+    RollbackRequest,
     SettlementRequest,
     SimulationRequest,
     WaiverRequest,
@@ -138,6 +143,7 @@ def create_app(running: Parts) -> FastAPI:
         proposal_router(running),
         push_router(running),
         report_router(running),
+        revision_router(running),
         settlement_router(running),
         simulation_router(running),
         waiver_router(running),

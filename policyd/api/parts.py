@@ -21,6 +21,7 @@ from policyd.services.log_reader import LogReader
 from policyd.services.reload import Reload
 from policyd.services.repeats import Repeats
 from policyd.services.revision_approvals import RevisionApprovals
+from policyd.services.revision_desk import RevisionDesk
 from policyd.services.settlements import Settlements
 from policyd.services.simulations import Simulations
 from policyd.services.two_persons import TwoPersons
@@ -78,6 +79,9 @@ class Parts(Protocol):
 
     @property
     def waivers(self) -> Waivers: ...
+
+    @property
+    def desk(self) -> RevisionDesk: ...
 
     @property
     def telemetry(self) -> Telemetry: ...

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from copy import copy
 from typing import Annotated
 
 import typer
+from typer.models import CommandInfo, TyperInfo
 
 from policyd.cli import (
     audit,
@@ -84,10 +86,26 @@ def _root(
     """Flags that stand before any command."""
 
 
+def _called(arguments: Sequence[str]) -> typer.Typer:
+    """The app with no other command than the one that is called, since describing them all takes longer than most
+    commands run; the whole app when the first word is none of its commands."""
+    called = arguments[0] if arguments else None
+    only = copy(app)
+    only.registered_commands = [each for each in app.registered_commands if _name_of(each) == called]
+    only.registered_groups = [each for each in app.registered_groups if _name_of(each) == called]
+    return only if only.registered_commands or only.registered_groups else app
+
+
+def _name_of(command: CommandInfo | TyperInfo) -> str | None:
+    if isinstance(command, TyperInfo):
+        return command.typer_instance.info.name if command.typer_instance else None
+    return command.name or (command.callback.__name__.replace("_", "-") if command.callback else None)
+
+
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and give its exit code; prints what went wrong, and lets no exception out."""
     try:
-        ended = app(list(arguments), prog_name="policyd", standalone_mode=False)
+        ended = _called(arguments)(list(arguments), prog_name="policyd", standalone_mode=False)
         sys.stdout.flush()
         return ended if isinstance(ended, int) else failures.DONE
     except PolicydError as error:

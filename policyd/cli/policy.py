@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from policyd.cli import revisions
 from policyd.cli.options import CheckOutput, ConfigFlag, DataDirFlag, EngineFlag, FleetFlag, settings_of
 from policyd.cli.policy_approve import approve
 from policyd.cli.terminal import data, say, talk
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from policyd.settings import Settings
 
 app = typer.Typer(name="policy", help="Policies: Rego packages, Casbin rows, golden cases.", no_args_is_help=True)
+app.command()(revisions.activate)
+app.command()(revisions.rollback)
+app.command()(revisions.log)
 
 RevisionArgument = Annotated[
     str | None,

@@ -41,6 +41,7 @@ from policyd.client.documents import (
     Usage,
     Workload,
 )
+from policyd.client.revisions import AsyncRevisions, Revisions
 from policyd.client.two_persons import AsyncTwoPersons, TwoPersons
 from policyd.errors import AuditRolledBack, PolicydError, SplitView
 
@@ -51,7 +52,7 @@ PAGE_LIMIT: Final = 100
 POOLS_LIMIT: Final = 1_000
 
 
-class Client(TwoPersons):
+class Client(TwoPersons, Revisions):
     """A policyd server, asked from code that waits. Safe to share between threads; close it, or use ``with``."""
 
     def __init__(self, address: str, **given: Unpack[Given]) -> None:
@@ -266,7 +267,7 @@ class Client(TwoPersons):
         return self.send(calls.live())
 
 
-class AsyncClient(AsyncTwoPersons):
+class AsyncClient(AsyncTwoPersons, AsyncRevisions):
     """A policyd server, asked from coroutines of one event loop. Close it with ``aclose``, or use ``async with``."""
 
     def __init__(self, address: str, **given: Unpack[Given]) -> None:

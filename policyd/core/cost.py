@@ -201,6 +201,7 @@ def _gpu_pricing(
 
 
 @lru_cache(maxsize=4_096)
+@lru_cache(maxsize=8_192)
 def at_hourly_rate(pricing: Pricing, hour_nano: int) -> Pricing:
     """The same pricing of the ``gpu`` form at another rate per GPU-hour; token rates follow from it."""
     replica_second = hour_nano * pricing.gpus * TOKENS_PER_PRICE
@@ -348,23 +349,28 @@ def cost_micro_usd(pricing: Pricing, workload: Workload) -> int:
     return cost
 
 
-def cost_json(pricing: Pricing, workload: Workload, micro_usd: int, price_ppm: int) -> dict[str, Any]:
-    """The ``cost`` of a ranked pool in the contract's shape, with what the other basis would have said."""
+def tokens_of(workload: Workload) -> int:
+    """Tokens of the request, or of all requests of a deployment: what a price for a million of them is over."""
     tokens = workload.input_tokens + workload.max_output_tokens
-    if workload.scope == "deployment":
-        tokens *= workload.requests_per_hour * workload.duration_hours
-    cost: dict[str, Any] = {
-        "micro_usd": micro_usd,
-        "per": workload.scope,
-        "micro_usd_per_million_tokens": ceil_div(micro_usd * TOKENS_PER_PRICE, tokens) if tokens else None,
+    return tokens * workload.requests_per_hour * workload.duration_hours if workload.scope == "deployment" else tokens
+
+
+def cost_fixed(pricing: Pricing) -> dict[str, Any]:
+    """What the ``cost`` of a ranked pool says whatever the workload."""
+    return {
         "basis": pricing.basis,
         "price_status": pricing.status,
         "price_source": pricing.source,
         "price_checked": pricing.checked,
     }
+
+
+def cost_further(pricing: Pricing, workload: Workload, price_ppm: int) -> dict[str, Any]:
+    """What it says of some pools only: what the other basis would have said, and another price than the declared."""
+    further: dict[str, Any] = {}
     if pricing.other_basis:
         other = cost_micro_usd(at_hourly_rate(pricing, pricing.other_hour_nano), workload)
-        cost["other_basis"] = {"basis": pricing.other_basis, "micro_usd": ceil_div(other * price_ppm, PPM)}
+        further["other_basis"] = {"basis": pricing.other_basis, "micro_usd": ceil_div(other * price_ppm, PPM)}
     if price_ppm != PPM:
-        cost["price_ppm_of_declared"] = price_ppm
-    return cost
+        further["price_ppm_of_declared"] = price_ppm
+    return further

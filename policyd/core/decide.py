@@ -16,15 +16,14 @@ The weights come from the SLA class; equal scores order by pool id. Same inputs 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 import orjson
 
-from policyd.core.cost import cost_json, cost_micro_usd, gpus_for
+from policyd.core.cost import TOKENS_PER_PRICE, cost_further, cost_micro_usd, gpus_for, tokens_of
 from policyd.core.facts import Facts, PoolFacts
-from policyd.core.quantities import MAX_SAFE, PPM
+from policyd.core.quantities import MAX_SAFE, PPM, ceil_div
 from policyd.core.sheet import RATES_PER_MICRO, Lane, Refused, Row, Sheet
 from policyd.core.violations import CORE
 from policyd.core.workload import Workload
@@ -54,14 +53,8 @@ class Scored(NamedTuple):
     state: PoolFacts
     entry: bytes
 
-    @property
-    def availability(self) -> int:
-        """Steadiness, headroom and queue together."""
-        return self.row.steadiness + self.headroom + self.queue
 
-
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """Outcome, all surviving pools best first, this moment's refusals (the sheet has the others), and why a deny."""
 
     outcome: str
@@ -220,23 +213,32 @@ def awaiting_approval(sheet: Sheet) -> tuple[Refused, ...]:
     )
 
 
-def ranked_json(scored: Scored, rank: int, workload: Workload) -> orjson.Fragment:
-    """One entry of the answer's ``ranked``: the template of its pool with this moment's values."""
-    state = scored.state
-    written = (
-        rank,
-        scored.score_x1000 // 1000,
-        scored.availability,
-        state.available_gpus,
-        scored.gpus,
-        scored.headroom,
-        state.queue_ms,
-        scored.queue,
-        scored.price,
-        scored.cost_micro_usd,
-        orjson.dumps(cost_json(scored.row.pricing, workload, scored.cost_micro_usd, state.price_ppm)),
-    )
-    return orjson.Fragment(scored.entry % written)
+def ranked_json(ranked: Sequence[Scored], workload: Workload) -> bytes:
+    """The answer's ``ranked``, of these pools: the template of each with this moment's values."""
+    per, tokens = b'"%b"' % workload.scope.encode(), tokens_of(workload)
+    written = []
+    for rank, (_, row, score_x1000, cost, price, headroom, queue, gpus, state, entry) in enumerate(ranked, 1):
+        further = b""
+        if row.pricing.other_basis or state.price_ppm != PPM:
+            further = b"," + orjson.dumps(cost_further(row.pricing, workload, state.price_ppm))[1:-1]
+        values = (
+            rank,
+            score_x1000 // 1000,
+            row.steadiness + headroom + queue,
+            state.available_gpus,
+            gpus,
+            headroom,
+            state.queue_ms,
+            queue,
+            price,
+            cost,
+            cost,
+            per,
+            b"%d" % ceil_div(cost * TOKENS_PER_PRICE, tokens) if tokens else b"null",
+            further,
+        )
+        written.append(entry % values)
+    return b"[" + b",".join(written) + b"]"
 
 
 def obligations_json(ranked: tuple[Scored, ...], workload: Workload) -> list[Mapping[str, Any]]:
@@ -247,8 +249,9 @@ def obligations_json(ranked: tuple[Scored, ...], workload: Workload) -> list[Map
     obligations: list[Mapping[str, Any]] = []
     if ranked and workload.scope == "request":
         obligations.append({"name": "max_output_tokens", "value": workload.max_output_tokens})
-    first = ranked[0].row.obligations if ranked else ()
-    if len(first) < 2 and all(scored.row.obligations == first for scored in ranked):
+    of_rows = [row.obligations for _, row, *_ in ranked]
+    first = of_rows[0] if of_rows else ()
+    if len(first) < 2 and of_rows.count(first) == len(of_rows):
         return [*obligations, *first]
     holders: dict[bytes, list[str]] = {}
     for scored in ranked:

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import orjson
 
-from policyd.core.cost import TOKENS_PER_PRICE, Pricing
+from policyd.core.cost import TOKENS_PER_PRICE, Pricing, cost_fixed
 from policyd.core.quantities import NANO_PER_MICRO
 
 RATES_PER_MICRO: Final = NANO_PER_MICRO * TOKENS_PER_PRICE
@@ -130,6 +130,12 @@ def entry_template(row: Row, weights: Mapping[str, int]) -> bytes:
         "steadiness_points": row.steadiness,
         **{name: _fixed(value) for name, value in row.steadiness_inputs.items()},
     }
+    cost = {
+        "micro_usd": _NUMBER,
+        "per": _PART,
+        "micro_usd_per_million_tokens": _PART,
+        **{name: _fixed(value) for name, value in cost_fixed(row.pricing).items()},
+    }
     entry = {
         "pool": _fixed(row.pool),
         "rank": _NUMBER,
@@ -141,7 +147,7 @@ def entry_template(row: Row, weights: Mapping[str, int]) -> bytes:
             _fixed(component("latency", row.latency, weights, row.latency_inputs)),
             _fixed(component("preference", row.preference, weights, {})),
         ],
-        "cost": _PART,
+        "cost": orjson.Fragment(orjson.dumps(cost)[:-1] + b"%b}"),
         "model": _fixed(row.model),
         "backends": [],
         "warnings": _fixed(row.warnings),

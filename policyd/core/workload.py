@@ -10,9 +10,8 @@ Rules: tuples are sorted and unique, so that equal workloads have equal bytes; n
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
@@ -128,8 +127,7 @@ class DecisionRequest(Given):
     options: DecisionOptions = DecisionOptions()
 
 
-@dataclass(frozen=True, slots=True)
-class Workload:
+class Workload(NamedTuple):
     """A workload with its floors applied. Token and rate figures are exact here and quantised only for policies."""
 
     scope: str

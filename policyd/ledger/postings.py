@@ -78,6 +78,17 @@ def read(groups: Iterable[Sequence[Any]], account: str) -> list[tuple[Posting, i
     return sorted(found, key=lambda posting: posting[0].key)
 
 
+def paths(groups: Iterable[Sequence[Any]], account: str) -> tuple[str, ...]:
+    """The paths of the accounts of ``read``, each once, in order."""
+    spans = (span for group in groups for span in group[HELD + 1 :] if not isinstance(span, str))
+    return _paths(frozenset([row[0] for span in spans for row in span[1:]]), account)
+
+
+@lru_cache(maxsize=8_192)
+def _paths(levels: frozenset[int | str], account: str) -> tuple[str, ...]:
+    return tuple(sorted({level if isinstance(level, str) else _path(level, account) for level in levels}))
+
+
 def deepest(postings: Iterable[Posting]) -> str:
     """The path of the account that is furthest down: the one that ``written`` takes levels of."""
     return max((posting.key.path for posting in postings), key=_depth, default=ORGANISATION)

@@ -150,8 +150,7 @@ class Charge(NamedTuple):
     amount: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Reservation:
+class Reservation(NamedTuple):
     """What a decision may cost at most, at every level and window, and for how long that is held.
 
     One that does not hold is judged in the same way, and changes nothing.

@@ -43,6 +43,10 @@ class Tree:
         """The revision that these files are."""
         return cls(files, commit, tree_digest(files), proof)
 
+    def under(self, commit: str | None) -> Tree:
+        """The same tree under a commit that holds it too; what was shown of another one shows nothing of this."""
+        return self if commit == self.commit else Tree(self.files, commit, self.digest)
+
 
 @dataclass(frozen=True, slots=True)
 class KeptTrees:
@@ -80,7 +84,7 @@ class KeptTrees:
             confirmed_us = int(said["confirmed_us"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return None if tree is None else (_labelled(tree, said["commit"]), confirmed_us)
+        return None if tree is None else (tree.under(said["commit"]), confirmed_us)
 
     def find(self, digest: str) -> Tree | None:
         """A kept revision by its digest; None when it is not there, or is not what was kept."""
@@ -125,11 +129,6 @@ def _proof(told: list[str] | None) -> CommitProof | None:
         return None
     path, commit, *trees = told
     return CommitProof(base64.b64decode(commit), tuple(map(base64.b64decode, trees)), path)
-
-
-def _labelled(tree: Tree, commit: str | None) -> Tree:
-    """A tree under another commit that holds it too; what was shown of the first shows nothing of this one."""
-    return tree if commit == tree.commit else Tree(tree.files, commit, tree.digest)
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -257,7 +257,7 @@ def _denied(entry: Entry, told: Mapping[str, Any]) -> Entry:
     ranked = body.pop("ranked", [])
     body.pop("ranked_total", None)
     denied = {**body, "admission": told, "outcome": "deny", "denied_by": "budget"}
-    search = replace(entry.search, outcome="deny", denied_by="budget", pool=None, provider=None, country=None)
+    search = entry.search._replace(outcome="deny", denied_by="budget", pool=None, provider=None, country=None)
     terms = dict.fromkeys([*entry.terms, ("rule", NO_BUDGET), *(("rejected_pool", pool) for pool, _, _ in ranked)])
     return replace(entry, body=encode(denied, salt), search=search, terms=tuple(terms))
 

@@ -7,14 +7,13 @@ and the revisions by digest; nothing here decides.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
 from functools import lru_cache
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 import orjson
 
-from audit.record import Blob, Entry, Form, Search, Term, digest, encode, personal
+from audit.record import Blob, Entry, Filled, Form, Personal, Search, Term, digest, encode, fixed, personal
 from policyd.core.budgets import account_path
 from policyd.core.decide import Decision, obligations_json, ranked_json, rejected_json
 from policyd.core.facts import Facts
@@ -25,7 +24,7 @@ from policyd.core.snapshot import Snapshot
 from policyd.core.waivers import Waiver
 from policyd.core.workload import DecisionOptions, Workload
 from policyd.errors import PolicydError
-from policyd.ledger.postings import read
+from policyd.ledger.postings import HELD, paths
 from policyd.services.clock import random_16, rfc3339
 
 RECORD_VERSION: Final = 3
@@ -37,12 +36,13 @@ LISTED_MAX: Final = 100
 """Pools that a record lists one by one; the sheet and the facts give all of them back."""
 FORMS_MAX: Final = 4_096
 """Workloads without their numbers that are remembered, encoded, the least recently used out first."""
+STOOD_ON_MAX: Final = 4_096
+"""Sheets and moments whose part of the answers is remembered, in the same way."""
 ASKED_MAX_BYTES: Final = 32_768
 """A longer request that brought no decision is recorded by its digest and length."""
 
 
-@dataclass(frozen=True, slots=True)
-class Revisions:
+class Revisions(NamedTuple):
     """The revisions that a decision stands on, as the answer names them."""
 
     policy_commit: str | None
@@ -61,8 +61,7 @@ class Revisions:
         return cls(policies.commit, policies.digest, policies.engine, fleet.commit, fleet.digest, casbin, stale)
 
 
-@dataclass(frozen=True, slots=True)
-class Made:
+class Made(NamedTuple):
     """A decision with everything it was made from: what the answer and the record are written from."""
 
     id: str
@@ -92,58 +91,75 @@ def answer(made: Made, audit: Mapping[str, Any] | None) -> bytes:
 
 def answer_pieces(made: Made, audit: Mapping[str, Any] | None) -> tuple[bytes, bytes, bytes]:
     """The same body before, in and after ``rejected``, which is most of it and shared by all answers of a sheet."""
-    head, tail = orjson.dumps(_before(made)), orjson.dumps(_after(made, audit))
-    return head[:-1] + b',"rejected":', rejected_json(made.decision, made.sheet), b"," + tail[1:]
+    return _before(made), rejected_json(made.decision, made.sheet), _after(made, audit)
 
 
 def answer_json(made: Made, audit: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The same as JSON values; already encoded parts are ``orjson.Fragment``."""
-    rejected = orjson.Fragment(rejected_json(made.decision, made.sheet))
-    return {**_before(made), "rejected": rejected, **_after(made, audit)}
-
-
-def _before(made: Made) -> dict[str, Any]:
-    decision, workload = made.decision, made.workload
-    before, after, _ = _forms(*_without_numbers(workload))
-    numbers = orjson.dumps({name: getattr(workload, name) for name in _NUMBERS})
-    returned = decision.ranked[: made.options.limit]
+    """The same as JSON values, but for ``rejected``, which stays encoded."""
+    before, rejected, after = answer_pieces(made, audit)
     return {
+        **orjson.loads(before.removesuffix(_REJECTED) + b"}"),
+        "rejected": orjson.Fragment(rejected),
+        **orjson.loads(b"{" + after[1:]),
+    }
+
+
+_REJECTED: Final = b',"rejected":'
+_SHOWN_NUMBERS: Final = (
+    b',"demand":{"input_tokens":%d,"max_output_tokens":%d,"requests_per_hour":%d,"duration_hours":%d}'
+)
+
+
+def _before(made: Made) -> bytes:
+    decision, workload = made.decision, made.workload
+    head = {
         "id": made.id,
         "outcome": decision.outcome,
         "time": rfc3339(made.time_us),
         "valid_until": rfc3339(made.valid_until_us),
         "mode": made.mode,
-        "workload": orjson.Fragment(before + numbers + after),
-        "ranked": [ranked_json(scored, rank, workload) for rank, scored in enumerate(returned, 1)],
-        "ranked_total": len(decision.ranked),
     }
+    form = _forms(*_without_numbers(workload))
+    ranked = ranked_json(decision.ranked[: made.options.limit], workload)
+    written = (form.before, _SHOWN_NUMBERS % _numbers(workload), form.after, ranked, len(decision.ranked), _REJECTED)
+    return orjson.dumps(head)[:-1] + b',"workload":%b%b%b,"ranked":%b,"ranked_total":%d%b' % written
 
 
-def _after(made: Made, audit: Mapping[str, Any] | None) -> dict[str, Any]:
-    decision, workload, revisions = made.decision, made.workload, made.revisions
+def _after(made: Made, audit: Mapping[str, Any] | None) -> bytes:
+    decision, workload = made.decision, made.workload
     returned = decision.ranked[: made.options.limit]
-    document: dict[str, Any] = {
+    reservation = None if made.admission is None else reservation_json(made.id, made.admission, workload)
+    first = {
         "hidden_total": made.sheet.hidden_total,
         "obligations": obligations_json(returned, workload),
-        "reservation": None if made.admission is None else reservation_json(made.id, made.admission, workload),
-        "sheet": made.sheet.digest,
+        "reservation": reservation,
+    }
+    last: dict[str, Any] = {"audit": audit}
+    if decision.denied_by is not None:
+        last["denied_by"] = decision.denied_by
+    if made.waivers:
+        last["waivers"] = [waiver_json(waiver) for waiver in made.waivers]
+    shared = _stood_on(made.sheet.digest, made.revisions, made.facts.digest, made.facts.observed_at)
+    return b"," + orjson.dumps(first)[1:-1] + shared + orjson.dumps(last)[1:]
+
+
+@lru_cache(maxsize=STOOD_ON_MAX)
+def _stood_on(sheet: str, revisions: Revisions, facts: str, observed_at: str | None) -> bytes:
+    """What the answers of a sheet say at one moment of what they stand on."""
+    document: dict[str, Any] = {
+        "sheet": sheet,
         "policy": {
             "commit": revisions.policy_commit,
             "digest": revisions.policy_digest,
             "engine": revisions.engine,
         },
         "fleet": {"commit": revisions.fleet_commit, "digest": revisions.fleet_digest},
-        "facts": {"digest": made.facts.digest, "observed_at": made.facts.observed_at},
-        "audit": audit,
+        "facts": {"digest": facts, "observed_at": observed_at},
     }
-    if decision.denied_by is not None:
-        document["denied_by"] = decision.denied_by
-    if made.waivers:
-        document["waivers"] = [waiver_json(waiver) for waiver in made.waivers]
     for kind, since in zip(("policy", "fleet"), revisions.stale, strict=True):
         if since is not None:
             document[kind]["stale_since"] = since
-    return document
+    return b"," + orjson.dumps(document)[1:-1] + b","
 
 
 def waiver_json(waiver: Waiver) -> dict[str, Any]:
@@ -185,12 +201,12 @@ def reservation_json(id: str, admission: Mapping[str, Any], workload: Workload) 
     """What is held: how much money (None when no budget counts any), on which accounts, until when."""
     if "postings" not in admission:
         return None
-    path = account_path(workload.tenant, workload.project, workload.environment)
-    held = [(posting.key, amount) for posting, amount in read(admission["postings"], path)]
+    groups = admission["postings"]
     return {
         "id": id,
-        "micro_usd": next((amount for key, amount in held if key.unit == "micro_usd"), None),
-        "accounts": list(dict.fromkeys(key.path for key, _ in held)),
+        # Every account of money holds the same: the most that the decision may cost.
+        "micro_usd": next((group[HELD] for group in groups if group[0] == "micro_usd"), None),
+        "accounts": paths(groups, account_path(workload.tenant, workload.project, workload.environment)),
         "expires_at": rfc3339(admission["expires_us"]),
     }
 
@@ -199,9 +215,7 @@ def entry_of(made: Made) -> Entry:
     """The log entry of a decision. See ``audit.record`` for the fields; what is null or empty is left out."""
     decision, workload, revisions = made.decision, made.workload, made.revisions
     returned = decision.ranked[: made.options.limit]
-    form = _forms(*_without_numbers(workload)).recorded
-    body = {
-        "v": RECORD_VERSION,
+    body: dict[str, Any] = {
         "id": made.id,
         "time": rfc3339(made.time_us),
         "valid_us": made.valid_until_us - made.time_us,
@@ -210,17 +224,12 @@ def entry_of(made: Made) -> Entry:
         "limit": made.options.limit if len(decision.ranked) > len(returned) else 0,
         "outcome": decision.outcome,
         "denied_by": decision.denied_by,
-        "ranked": [[s.row.pool, s.score_x1000, s.cost_micro_usd] for s in returned[:LISTED_MAX]],
+        "ranked": [[row.pool, score, cost] for _, row, score, cost, *_ in returned[:LISTED_MAX]],
         "ranked_total": len(decision.ranked) if len(decision.ranked) > len(returned[:LISTED_MAX]) else 0,
         "refused_now": [[row.pool, violation["rule"]] for row, violation in decision.refused[:LISTED_MAX]],
         "refused_now_total": len(decision.refused) if len(decision.refused) > LISTED_MAX else 0,
         "spilled": list(made.spilled),
         "waivers": [[getattr(waiver, name) for name in _WAIVER] for waiver in made.waivers],
-        "sheet": made.sheet.digest,
-        "facts": made.facts.digest,
-        "policy": [revisions.policy_commit, revisions.policy_digest],
-        "fleet": [revisions.fleet_commit, revisions.fleet_digest],
-        "stale": list(revisions.stale) if any(revisions.stale) else None,
     }
     first = returned[0].row if returned else None
     terms: list[Term] = [("data_source", name) for name in workload.sources]
@@ -243,13 +252,35 @@ def entry_of(made: Made) -> Entry:
         request_id=made.request_id,
         sheet=made.sheet.digest,
     )
-    written = {"workload": form.filled(_demand_record(workload))}
+    filled = _forms(*_without_numbers(workload)).recorded.filled(_demand_record(workload))
+    written = {**_recorded_on(made.sheet.digest, revisions, made.facts.digest), "workload": filled}
     encoded = encode(_without_empty(body), random_16(), written)
-    said: dict[str, Any] = {"principal": made.principal}
-    if workload.labels:
-        said["workload"] = {"labels": dict(workload.labels)}
-    about = (personal(made.principal, said), *(personal(name, {"approvers": {id: name}}) for id, name in approvers))
+    who = _about(made.principal, workload.labels)
+    about = (who, *(personal(name, {"approvers": {id: name}}) for id, name in approvers))
     return Entry("decision", made.id, made.time_us, encoded, search, tuple(dict.fromkeys(terms)), about)
+
+
+@lru_cache(maxsize=STOOD_ON_MAX)
+def _recorded_on(sheet: str, revisions: Revisions, facts: str) -> Mapping[str, Filled]:
+    """What the records of a sheet say at one moment of what their decisions stand on."""
+    document = {
+        "v": RECORD_VERSION,
+        "sheet": sheet,
+        "facts": facts,
+        "policy": [revisions.policy_commit, revisions.policy_digest],
+        "fleet": [revisions.fleet_commit, revisions.fleet_digest],
+        "stale": list(revisions.stale) if any(revisions.stale) else None,
+    }
+    return fixed(_without_empty(document))
+
+
+@lru_cache(maxsize=FORMS_MAX)
+def _about(principal: str, labels: tuple[tuple[str, str], ...]) -> Personal:
+    """Who asked, and the labels, which are free text."""
+    said: dict[str, Any] = {"principal": principal}
+    if labels:
+        said["workload"] = {"labels": dict(labels)}
+    return personal(principal, said)
 
 
 def _without_empty(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -271,8 +302,9 @@ def _scope(workload: Workload) -> dict[str, str]:
 
 _DEMAND: Final = ("input_tokens", "max_output_tokens", "requests_per_hour")
 _NUMBERS: Final = (*_DEMAND, "duration_hours")
-_NOT_NUMBERS: Final = tuple(each.name for each in fields(Workload) if each.name not in _NUMBERS)
+_NOT_NUMBERS: Final = tuple(name for name in Workload._fields if name not in _NUMBERS)
 _without_numbers: Final = attrgetter(*_NOT_NUMBERS)
+_numbers: Final = attrgetter(*_NUMBERS)
 
 _SECTIONS: Final = ("profile", "data", "resources", "demand")
 
@@ -316,15 +348,17 @@ def _forms(*values: Any) -> _Forms:
     recorded.pop("labels", None)
     labels = orjson.dumps(shown.pop("labels"))
     del shown["demand"]
-    before, after = orjson.dumps(shown)[:-1] + b',"demand":', b',"labels":' + labels + b"}"
-    return _Forms(before, after, Form.of(recorded, "demand"))
+    return _Forms(orjson.dumps(shown)[:-1], b',"labels":' + labels + b"}", Form.of(recorded, "demand"))
 
 
 def _demand_record(workload: Workload) -> dict[str, int]:
     """The numbers of demand that a record names."""
-    numbers = {name: getattr(workload, name) for name in _DEMAND}
-    if workload.duration_hours != 1:
-        numbers["duration_hours"] = workload.duration_hours
+    numbers = {
+        "input_tokens": workload.input_tokens,
+        "max_output_tokens": workload.max_output_tokens,
+        "requests_per_hour": workload.requests_per_hour,
+        "duration_hours": 0 if workload.duration_hours == 1 else workload.duration_hours,
+    }
     return _without_empty(numbers)
 
 

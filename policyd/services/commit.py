@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from audit import store
 from audit.errors import EntriesRefused, LogCorrupt
@@ -45,8 +45,7 @@ class AdmittedPosition(Position):
     admission: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Submission:
+class Submission(NamedTuple):
     """An entry to append, the blobs that it names, the idempotency key that it uses up, and what it does to budgets, to
     proposals, or to the bodies whose removal it is the warrant of."""
 

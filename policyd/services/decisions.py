@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from audit.errors import RecordInvalid
 from audit.record import BODY_MAX_BYTES, Blob, Entry
@@ -112,8 +112,7 @@ Asked = tuple[WorkloadRequest, Principal]
 """What leads to a class: a request and who made it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
+class Answered(NamedTuple):
     """A durable decision: its id, the made parts, and the body to send, in pieces or whole."""
 
     id: str

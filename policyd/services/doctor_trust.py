@@ -13,7 +13,6 @@ from policyd.revisions.allowed_signers import AllowedSigners, read_allowed_signe
 from policyd.services.clock import Now, day, now_us
 from policyd.services.doctor import Check, Health, failed
 from policyd.settings import Settings
-from policyd.source_settings import SourceSettings
 
 PART: Final = "signers"
 SOON_US: Final = 30 * 86_400_000_000
@@ -41,7 +40,7 @@ def check_signers(settings: Settings, now: Now = now_us) -> list[Check]:
     if len(persons) < PERSONS_MIN:
         remedy = f"list {PERSONS_MIN} persons: whoever signs a protected change, and two who approve it"
         checks.append(Check(PART, Health.WARN, f"{len(persons)} persons may sign", remedy))
-    return [*checks, *_unsigned(settings, followed)]
+    return checks
 
 
 def _expired(signers: AllowedSigners, time_us: int) -> list[Check]:
@@ -53,14 +52,3 @@ def _expired(signers: AllowedSigners, time_us: int) -> list[Check]:
         said = f"a key of {signers.person(signer.principals[0])} {verb} {day(signer.valid_before_us)}"
         found.append(Check(PART, Health.WARN, said, f"renew or remove line {signer.line}"))
     return found
-
-
-def _unsigned(settings: Settings, followed: list[SourceSettings]) -> list[Check]:
-    """Sources that hold no commit, where commits must be signed."""
-    if not settings.revisions.require_signed:
-        return []
-    kinds = sorted({source.kind for source in followed if source.kind != "git"})
-    if not kinds:
-        return []
-    said = f"revisions.require_signed refuses everything from a source of the kind {' or '.join(kinds)}"
-    return [Check(PART, Health.FAIL, said, "follow a git repository, or do not require signatures")]

@@ -15,7 +15,7 @@ from typing import Any, Final
 import orjson
 
 from policyd.core.cost import cost_micro_usd
-from policyd.core.decide import Scored, ranked_json
+from policyd.core.decide import ranked_json
 from policyd.core.explain import forgone, price_of_policy
 from policyd.core.places import compact
 from policyd.core.sheet import Refused, Row
@@ -40,20 +40,18 @@ def explanation_json(replayed: Replayed) -> dict[str, Any]:
         return {**answer, **told}
     declared = {row.pool: row for row in made.sheet.rows} | {entry.pool: entry for entry in made.sheet.refused}
     ranked = made.decision.ranked[: made.options.limit]
+    shown: list[dict[str, Any]] = orjson.loads(ranked_json(ranked, made.workload))
     cheapest = forgone(made.workload, made.sheet, made.decision)
     return {
         **answer,
         **told,
-        "ranked": [_ranked(scored, rank, made) for rank, scored in enumerate(ranked, 1)],
+        "ranked": [
+            {**pool, "kind": scored.row.kind, **scored.row.declared} for scored, pool in zip(ranked, shown, strict=True)
+        ],
         "rejected": [{**_pool(declared[entry["pool"]], made), **entry} for entry in answer["rejected"]],
         "forgone": [entry.to_json() for entry in cheapest[:FORGONE_SHOWN]],
         "price_of_policy": price_of_policy(made.workload, made.sheet, made.decision),
     }
-
-
-def _ranked(scored: Scored, rank: int, made: Made) -> dict[str, Any]:
-    answered: dict[str, Any] = orjson.loads(orjson.dumps(ranked_json(scored, rank, made.workload)))
-    return {**answered, "kind": scored.row.kind, **scored.row.declared}
 
 
 def _pool(entry: Row | Refused, made: Made) -> dict[str, Any]:

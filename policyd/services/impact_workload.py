@@ -11,7 +11,7 @@ Rules: a name that the candidate's fleet does not have refuses the request, as i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from policyd.core.fleet import DataSource, Fleet, Model, Project, Tenant
 from policyd.core.normalise import Normalised, known
@@ -40,8 +40,7 @@ def carried(workload: Workload, was: Fleet | None, now: Fleet) -> Normalised:
     countries, classification, categories, version = _given(workload, terms, model, before)
     known({each.version: each for each in model.versions}, version, f"version of {model.name}", "model_version")
     return Normalised(
-        replace(
-            workload,
+        workload._replace(
             sources=tuple(sorted(source.name for source in sources)),
             permitted_countries=countries,
             classification=classification,

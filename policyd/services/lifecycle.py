@@ -153,7 +153,9 @@ class Lifecycle:
         now = found.digest, None if beside is None else beside.digest
         before = self._beside.setdefault(found.kind, now)
         self._beside[found.kind] = now
-        return first or changed or (before[0] == now[0] and before[1] != now[1])
+        # The same files in another commit: somebody has signed them, perhaps.
+        recommitted = newest.commit not in (None, found.commit)
+        return first or changed or recommitted or (before[0] == now[0] and before[1] != now[1])
 
     async def _adopt(self, kind: str, tree: Tree, standing: list[Revision]) -> list[Revision]:
         """What was live before it had a state stays live."""
@@ -216,7 +218,7 @@ class Lifecycle:
         except RevisionConflict as error:
             _log.info("revisions: %s", error.detail)
         except PolicydError as error:
-            self.fault = f"a candidate cannot be judged: {error.detail}"
+            self.fault = f"its gates gave no result: {error.detail}"
             self._again_at_s = time.monotonic() + RETRY_S
             _log.error("%s", self.fault)
 
@@ -228,15 +230,15 @@ class Lifecycle:
         if policies is None or fleet is None:
             return False
         gates = tuple(dict.fromkeys(gate for each in option for gate in self.gates_of[each.kind]))
-        offer = Offer(tuple(each.kind for each in option), self.sources.files(policies, fleet), gates)
+        offer = Offer(tuple(each.kind for each in option), self.sources.files(policies, fleet), gates, trees)
         results: list[GateResult] = []
         for gate in self.gates:
             results += await gate(offer)
             if not all(each.passed for each in results):
                 break
         failed = next((each for each in results if not each.passed), None)
-        if failed is not None and not alone:
-            return False
+        if failed is not None and not alone and all(self.sources.beside(SOURCE_OF[each.kind]) for each in option):
+            return False  # each has a good one of the other kind to be judged beside
         standing = await self.desk.revisions()
         if failed is not None:
             first = str(failed.findings[0]) if failed.findings else ""
@@ -305,7 +307,11 @@ class Lifecycle:
                 followed.wanted = await self._tree(live)
             newest = None if followed.newest is None else _find(standing, kind, followed.newest.digest)
             refused = newest is not None and newest.state == "refused" and newest.verb != "rollback"
-            followed.refused = newest.said if newest is not None and refused else None
+            followed.refused = None
+            if newest is not None and refused:
+                followed.refused = f"{newest.name} was refused: {newest.said}"
+            elif newest is not None and newest.state == "candidate" and self.fault is not None:
+                followed.refused = f"{newest.name}: {self.fault}"
             held = newest is not None and not refused and newest.state not in ("candidate", "live")
             followed.held = newest.digest if newest is not None and held else None
         self.sources.tell()
@@ -318,7 +324,7 @@ class Lifecycle:
         if found is None:
             found = await asyncio.to_thread(followed.kept.find, revision.digest) or await self.desk.files(revision)
         self._keep(found)
-        return Tree(found.files, revision.commit, found.digest)
+        return found.under(revision.commit)
 
     def _keep(self, tree: Tree) -> None:
         self._trees.pop(tree.digest, None)

@@ -142,7 +142,7 @@ def _append_frame(submissions: Sequence[Ticketed]) -> bytes:
         table.append(
             [
                 *place,
-                astuple(entry.search),
+                [*entry.search],
                 entry.terms,
                 blobs,
                 claimed,

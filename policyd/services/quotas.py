@@ -10,7 +10,6 @@ ones; each round takes out at least one group, so there are no more rounds than 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Final
 
 from policyd.core.decide import Spilled, decide
@@ -35,7 +34,7 @@ def spilled(made: Made, exhausted: Sequence[Mapping[str, Any]], groups: Mapping[
     found = [{**full, "rows": rows} for full in exhausted if (rows := places.pop(full["pools"], None))]
     told = (*made.spilled, *found)
     decision = decide(made.workload, made.sheet, made.facts, refusals_of(made.sheet, told))
-    return replace(made, decision=decision, spilled=told)
+    return made._replace(decision=decision, spilled=told)
 
 
 def refusals_of(sheet: Sheet, told: Iterable[Mapping[str, Any]]) -> Spilled:

@@ -11,7 +11,6 @@ and when it resets.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Final
 
 from policyd.core.cost import Pricing, billed_ms, gpus_for
@@ -95,9 +94,9 @@ def admitted(made: Made, admission: Mapping[str, Any] | None) -> Made:
         return made
     if "denied" in admission:
         decision = without_budget(made.decision, admission["denied"])
-        return replace(made, admission=admission, decision=decision)
+        return made._replace(admission=admission, decision=decision)
     valid_until_us = min(made.valid_until_us, admission.get("expires_us", made.valid_until_us))
-    return replace(made, admission=admission, valid_until_us=valid_until_us)
+    return made._replace(admission=admission, valid_until_us=valid_until_us)
 
 
 def without_budget(decision: Decision, denied: Mapping[str, Any]) -> Decision:

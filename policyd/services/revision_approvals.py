@@ -58,15 +58,10 @@ class RevisionApprovals:
     origin: str
     now: Now = now_us
 
-    async def signers(self) -> AllowedSigners | None:
-        """The allowed signers as the file has them now; None when no file is named. Raises ``ConfigError``."""
-        path = self.settings.allowed_signers_file
-        return None if path is None else await asyncio.to_thread(read_allowed_signers, path)
-
     async def take(self, approval: Approval, principal: Principal, request_id: str) -> dict[str, Any]:
         """Record an approval; answers with its place. Raises ``Forbidden``, ``ApprovalRefused`` and ``ConfigError``."""
         self._require("approve", principal)
-        signers = await self.signers()
+        signers = await signers_of(self.settings)
         if signers is None:
             raise ApprovalRefused("nobody is named who may approve", remedy=_NO_SIGNERS_REMEDY)
         time_us, change = self.now(), approval.change
@@ -84,28 +79,20 @@ class RevisionApprovals:
         place = {"log": self.origin, "index": position.index, "leaf_hash": position.leaf_hash.hex()}
         return {"id": entry.id, **_told(approval), "signer": person, "audit": place}
 
-    async def of(self, kind: str, digest: str) -> list[Approval]:
-        """Every approval of a revision that the log has, whether it counts or not."""
-        return [approval_of(record) for record in await self._records(kind, digest)]
-
     async def listed(self, digest: str, principal: Principal) -> dict[str, Any]:
         """The approvals of a revision, whether each counts now and why not, and what an approval would replace."""
         self._require("read", principal)
-        signers, time_us = await self.signers(), self.now()
+        signers, time_us = await signers_of(self.settings), self.now()
         live = live_digests(self.snapshots.current())
         items = []
         for kind in live:
-            for record in await self._records(kind, digest):
+            for record in await records_of(self.reader, kind, digest):
                 approval = approval_of(record)
                 signer, said = _judged(approval, Change(kind, digest, live[kind]), signers, time_us)
                 about = {"id": record.id, "time": rfc3339(record.time_us), **_told(approval)}
                 items.append({**about, "signer": signer, "counts": signer is not None, "said": said})
         items.sort(key=lambda item: str(item["id"]))
         return {"digest": digest, "live": dict(live), "items": items}
-
-    async def _records(self, kind: str, digest: str) -> Sequence[Record]:
-        page = await self.reader.search({f"{kind}_commit": digest}, limit=FOUND_MAX, kinds=("approval",))
-        return page.items
 
     def _require(self, verb: str, principal: Principal) -> None:
         snapshot = self.snapshots.current()
@@ -120,6 +107,18 @@ class RevisionApprovals:
 
 
 _NO_SIGNERS_REMEDY: Final = "name the file of their keys in revisions.allowed_signers_file"
+
+
+async def signers_of(settings: RevisionSettings) -> AllowedSigners | None:
+    """The allowed signers as the file has them now; None when no file is named. Raises ``ConfigError``."""
+    path = settings.allowed_signers_file
+    return None if path is None else await asyncio.to_thread(read_allowed_signers, path)
+
+
+async def records_of(reader: Reader, kind: str, digest: str) -> Sequence[Record]:
+    """The entries of the approvals of a revision, newest first."""
+    page = await reader.search({f"{kind}_commit": digest}, limit=FOUND_MAX, kinds=("approval",))
+    return page.items
 
 
 def live_digests(snapshot: Snapshot) -> Mapping[str, str]:

@@ -52,7 +52,7 @@ class Followed:
     held: str | None = None
     """The digest of the newest, when it is not to be live yet, or not any more: what is live is confirmed then."""
     refused: str | None = None
-    """Why the newest was refused by a gate."""
+    """Why the newest is not let through by its gates, as a sentence."""
     fault: str | None = None
     """Why nothing could be read at the last look; then ``newest`` is what is good."""
 
@@ -220,7 +220,7 @@ class Sources:
                 followed.confirm(self.now())
             fault, newest = followed.fault, followed.newest
             if fault is None and newest is not None and followed.refused is not None:
-                fault = f"{newest.commit or newest.digest} was refused: {followed.refused}"
+                fault = followed.refused
             elif fault is None and newest is not None and (said := self._why_refused(kind, newest)) is not None:
                 fault = f"{newest.commit or newest.digest} was refused: {said}"
             self.freshness.states[kind] = SourceState(

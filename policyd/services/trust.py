@@ -16,6 +16,7 @@ from policyd.core.verdict import RuleDoc
 from policyd.engines.metadata import describe
 from policyd.engines.source import read_source
 from policyd.errors import ConfigError, RevisionError
+from policyd.revision_settings import RevisionSettings
 from policyd.revisions import fleet_files, policy_files
 from policyd.revisions.approval_gate import NAME as APPROVAL
 from policyd.revisions.approval_gate import Besides, approval_gate
@@ -26,7 +27,8 @@ from policyd.revisions.protected_changes import FleetSide, PolicySide, Side, pro
 from policyd.revisions.signature_gate import NAME as SIGNATURE
 from policyd.revisions.signature_gate import signature_gate
 from policyd.services.clock import Now, now_us
-from policyd.services.revision_approvals import RevisionApprovals
+from policyd.services.gate_runs import Offer
+from policyd.services.revision_approvals import Reader, approval_of, records_of, signers_of
 
 SUFFIXES: Final = {"policy": policy_files.SUFFIXES, "fleet": fleet_files.SUFFIXES}
 
@@ -35,14 +37,15 @@ SUFFIXES: Final = {"policy": policy_files.SUFFIXES, "fleet": fleet_files.SUFFIXE
 class Trust:
     """The gates of signature and approval, with all that they look at."""
 
-    approvals: RevisionApprovals
+    settings: RevisionSettings
+    reader: Reader
     now: Now = now_us
 
     async def signature(self, kind: str, candidate: Tree) -> GateResult:
         """Whether an allowed signer has signed it. ``details["authors"]`` are those who cannot approve it."""
-        required = self.approvals.settings.require_signed
+        required = self.settings.require_signed
         try:
-            signers = await self.approvals.signers()
+            signers = await signers_of(self.settings)
         except ConfigError as error:
             return GateResult(SIGNATURE, False, error.detail, error.findings)
         asked = (candidate, SUFFIXES[kind], signers, self.now())
@@ -60,13 +63,13 @@ class Trust:
         if live is None:
             return GateResult(APPROVAL, True, "nothing was live before, so there is nothing to take away from")
         try:
-            signers = await self.approvals.signers()
+            signers = await signers_of(self.settings)
             before, after = await asyncio.to_thread(lambda: (side_of(kind, live), side_of(kind, candidate)))
         except (ConfigError, RevisionError) as error:
             return GateResult(APPROVAL, False, error.detail, error.findings)
         return approval_gate(
             Change(kind, candidate.digest, live.digest),
-            await self.approvals.of(kind, candidate.digest),
+            [approval_of(record) for record in await records_of(self.reader, kind, candidate.digest)],
             signers,
             live.files,
             candidate.files,
@@ -75,6 +78,12 @@ class Trust:
             self.now(),
             besides,
         )
+
+    async def signatures(self, offer: Offer) -> Sequence[GateResult]:
+        """The gate of signatures for what is offered, in the lifecycle; nothing when nobody is to be told."""
+        if self.settings.allowed_signers_file is None:
+            return ()
+        return [await self.signature(kind, tree) for kind, tree in offer.candidates.items()]
 
 
 def side_of(kind: str, tree: Tree) -> Side:

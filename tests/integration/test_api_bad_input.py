@@ -7,7 +7,6 @@ import socket
 import threading
 import time
 from copy import deepcopy
-from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -223,7 +222,7 @@ def test_a_decision_too_long_for_the_log_is_refused(api: Any, bank_chat: dict[st
     made = api.run(api.parts.decisions.decide(request, api.parts.principal, "long")).made
     labels = tuple((f"label-{number}", "\x00" * 256) for number in range(64))
     with pytest.raises(RequestError, match="cannot be recorded"):
-        recordable(replace(made, workload=replace(made.workload, labels=labels)), None)
+        recordable(made._replace(workload=made.workload._replace(labels=labels)), None)
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ class Office:
         return self.server.client.post(path, json=body, headers=bearer(self.tokens[name]))
 
     def gate(self, tree: Tree) -> GateResult:
-        trust = Trust(self.server.parts.approvals)
+        trust = Trust(self.server.parts.settings.revisions, self.server.parts.reader)
         return self.server.run(trust.approval("policy", tree, Tree.of(LIVE, None)))
 
 

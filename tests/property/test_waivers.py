@@ -120,7 +120,7 @@ def several(**fixed: Any) -> st.SearchStrategy[list[Waiver]]:
 
 def written(sheet: Sheet, decision: Decision) -> bytes:
     """What an answer says of the pools."""
-    ranked = [ranked_json(scored, rank, WORKLOAD) for rank, scored in enumerate(decision.ranked, 1)]
+    ranked = orjson.Fragment(ranked_json(decision.ranked, WORKLOAD))
     return orjson.dumps([decision.outcome, decision.denied_by, ranked]) + rejected_json(decision, sheet)
 
 
@@ -210,7 +210,7 @@ def test_a_waiver_opens_a_pool_and_the_answer_names_it() -> None:
     assert decide(WORKLOAD, sheet, FACTS).denied_by == "eligibility"
     lifted = lift(sheet, WORKLOAD, [one("waiver", "slow")], NOW_US)
     (scored,) = decide(WORKLOAD, lifted.sheet, FACTS).ranked
-    warned = orjson.loads(orjson.dumps(ranked_json(scored, 1, WORKLOAD)))["warnings"]
+    warned = orjson.loads(ranked_json([scored], WORKLOAD))[0]["warnings"]
     assert [(each["rule"], each["lifted_by"]) for each in warned] == [("slow", "w1")]
     assert [entry.pool for entry in lifted.sheet.lifted] == ["a"]
 

@@ -43,7 +43,9 @@ def test_the_commands_are_those_of_the_contract() -> None:
         *("serve", "decide", "explain", "simulate", "break-even", "doctor", "demo"),
         *("pool list", "pool show", "fleet check", "fleet import", "policy check", "policy test", "policy init"),
         "policy approve",
+        "compliance",
         *("waiver request", "waiver approve", "waiver list", "waiver break-glass"),
+        *("policy activate", "policy log", "policy rollback"),
         *("config show", "config schema", "audit search", "audit show", "audit report", "token new"),
         *(
             "budget list",

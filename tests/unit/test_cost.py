@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -12,12 +11,13 @@ from policyd.core.cost import (
     Pricing,
     billed_ms,
     cold_ppm,
-    cost_json,
+    cost_further,
     cost_micro_usd,
     gpus_for,
     pricing_of,
     replicas_for,
     request_cost_micro_usd,
+    tokens_of,
 )
 from policyd.core.fleet import Fleet, FleetDocument
 from policyd.core.pool import Offering, Performance, Pool, Price
@@ -100,7 +100,7 @@ def workload(**changes: Any) -> Workload:
         requests_per_hour=60,
         duration_hours=1,
     )
-    return replace(plain, **changes)
+    return plain._replace(**changes)
 
 
 def deployment(**changes: Any) -> Workload:
@@ -111,7 +111,8 @@ def test_a_token_price() -> None:
     # GPT-4o mini, list: 0.15 in, 0.60 out. 1,000 x 0.15 + 300 x 0.60 = 330 micro-USD.
     pricing = sound(priced("api", {"unit": "million_tokens", "input": "0.15", "output": "0.60"}))
     assert cost_micro_usd(pricing, workload()) == 330
-    assert cost_json(pricing, workload(), 330, PPM)["micro_usd_per_million_tokens"] == 253_847  # 330 / 1,300, up
+    assert tokens_of(workload()) == 1_300
+    assert tokens_of(deployment(requests_per_hour=60, duration_hours=2)) == 156_000
     assert gpus_for(pricing, workload(gpu_count=2)) == 0
 
 
@@ -184,20 +185,20 @@ def test_paid_hardware_has_two_costs() -> None:
     price = {"unit": "gpu_hour", "amount": "2.00", "marginal": "0.50"}
     loaded = sound(priced("on_prem", price))
     assert cost_micro_usd(loaded, workload()) == 556
-    assert cost_json(loaded, workload(), 556, PPM)["other_basis"] == {"basis": "marginal", "micro_usd": 139}
+    assert cost_further(loaded, workload(), PPM)["other_basis"] == {"basis": "marginal", "micro_usd": 139}
     marginal = sound(priced("on_prem", {**price, "cost_basis": "marginal"}))
     assert cost_micro_usd(marginal, workload()) == 139
-    assert cost_json(marginal, workload(), 139, PPM)["other_basis"] == {"basis": "fully_loaded", "micro_usd": 556}
-    assert cost_json(marginal, workload(), 139, 2 * PPM)["other_basis"]["micro_usd"] == 1_112
+    assert cost_further(marginal, workload(), PPM)["other_basis"] == {"basis": "fully_loaded", "micro_usd": 556}
+    assert cost_further(marginal, workload(), 2 * PPM)["other_basis"]["micro_usd"] == 1_112
 
 
 def test_a_marginal_cost_of_nothing_still_shows_what_the_hardware_costs() -> None:
     price = {"unit": "gpu_hour", "amount": "2.00", "marginal": "0", "cost_basis": "marginal"}
     pricing = sound(priced("committed", price))
     assert cost_micro_usd(pricing, workload()) == 0
-    assert cost_json(pricing, workload(), 0, PPM)["other_basis"] == {"basis": "fully_loaded", "micro_usd": 556}
+    assert cost_further(pricing, workload(), PPM)["other_basis"] == {"basis": "fully_loaded", "micro_usd": 556}
     hour = deployment(requests_per_hour=1)
-    assert cost_json(pricing, hour, 0, PPM)["other_basis"]["micro_usd"] == 8_000_000
+    assert cost_further(pricing, hour, PPM)["other_basis"]["micro_usd"] == 8_000_000
 
 
 def test_the_marginal_basis_needs_a_marginal_amount() -> None:

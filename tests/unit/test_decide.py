@@ -148,18 +148,18 @@ def test_a_hidden_gpu_count_still_needs_known_facts() -> None:
 def test_the_context_is_checked_exactly() -> None:
     made, state = sheet(row("a", max_context_tokens=1_500)), facts(a=FREE)
     assert order(made, state) == ["a"]
-    one_more = replace(WORKLOAD, input_tokens=1_001)
+    one_more = WORKLOAD._replace(input_tokens=1_001)
     assert decide(one_more, made, state).refused[0][1]["rule"] == "context_exceeded"
 
 
 def test_asked_gpus_need_room() -> None:
     made = sheet(row("a"))
-    assert order(made, facts(a=PoolFacts(4, 0, True)), replace(WORKLOAD, gpu_count=8)) == []
-    assert order(made, facts(a=PoolFacts(8, 0, True)), replace(WORKLOAD, gpu_count=8)) == ["a"]
+    assert order(made, facts(a=PoolFacts(4, 0, True)), WORKLOAD._replace(gpu_count=8)) == []
+    assert order(made, facts(a=PoolFacts(8, 0, True)), WORKLOAD._replace(gpu_count=8)) == ["a"]
 
 
 def test_a_deployment_needs_room_for_all_its_replicas() -> None:
-    busy = replace(WORKLOAD, scope="deployment", requests_per_hour=100_000)
+    busy = WORKLOAD._replace(scope="deployment", requests_per_hour=100_000)
     made = sheet(row("a"))
     assert order(made, facts(a=PoolFacts(2, 0, True)), busy) == []
     assert order(made, facts(a=PoolFacts(10_000, 0, True)), busy) == ["a"]
@@ -207,10 +207,34 @@ def test_obligations_of_some_pools_name_them() -> None:
 
 def test_the_components_add_up_to_the_score() -> None:
     made, state = sheet(row("a"), row("b", pricing=TOKENS)), facts(a=FREE, b=FREE)
-    for rank, scored in enumerate(decide(WORKLOAD, made, state).ranked, 1):
-        told = orjson.loads(orjson.dumps(ranked_json(scored, rank, WORKLOAD)))
+    for told in orjson.loads(ranked_json(decide(WORKLOAD, made, state).ranked, WORKLOAD)):
         assert told["score"] == sum(c["value"] * c["weight"] for c in told["components"]) // 1000
         assert all(0 <= component["value"] <= 1000 for component in told["components"])
+
+
+def test_what_a_million_tokens_cost_is_rounded_up_and_nothing_without_tokens() -> None:
+    made = sheet(row("a", pricing=TOKENS))
+
+    def cost(workload: Workload, state: Facts) -> dict[str, Any]:
+        (told,) = orjson.loads(ranked_json(decide(workload, made, state).ranked, workload))
+        found: dict[str, Any] = told["cost"]
+        return found
+
+    # 1,000 x 0.5 + 500 x 1.5 = 1,250 micro-USD for 1,500 tokens: 833,333.3 for a million.
+    assert cost(WORKLOAD, facts(a=FREE)) == {
+        "micro_usd": 1_250,
+        "per": "request",
+        "micro_usd_per_million_tokens": 833_334,
+        "basis": "token price",
+        "price_status": "list",
+        "price_source": "a price list",
+        "price_checked": "2026-07-01",
+    }
+    assert cost(WORKLOAD._replace(scope="deployment", requests_per_hour=60), facts(a=FREE))["per"] == "deployment"
+    doubled = cost(WORKLOAD, facts(a=replace(FREE, price_ppm=2_000_000)))
+    assert (doubled["micro_usd"], doubled["price_ppm_of_declared"]) == (2_500, 2_000_000)
+    nothing = WORKLOAD._replace(input_tokens=0, max_output_tokens=0)
+    assert cost(nothing, facts(a=FREE))["micro_usd_per_million_tokens"] is None
 
 
 def test_a_percent_sign_of_a_fleet_is_a_percent_sign() -> None:
@@ -218,8 +242,7 @@ def test_a_percent_sign_of_a_fleet_is_a_percent_sign() -> None:
     made = sheet(
         row("a", warnings=warned, model={"name": "50%s", "version": "%%", "digest": None, "verified_by": None})
     )
-    (scored,) = decide(WORKLOAD, made, facts(a=FREE)).ranked
-    told = orjson.loads(orjson.dumps(ranked_json(scored, 1, WORKLOAD)))
+    (told,) = orjson.loads(ranked_json(decide(WORKLOAD, made, facts(a=FREE)).ranked, WORKLOAD))
     assert told["warnings"] == list(warned)
     assert (told["model"]["name"], told["model"]["version"]) == ("50%s", "%%")
 
@@ -254,7 +277,7 @@ states = st.dictionaries(
 def test_every_pool_is_ranked_or_refused_once(
     drawn: list[Row], pools: dict[str, PoolFacts], input_tokens: int, output_tokens: int
 ) -> None:
-    workload = replace(WORKLOAD, input_tokens=input_tokens, max_output_tokens=output_tokens)
+    workload = WORKLOAD._replace(input_tokens=input_tokens, max_output_tokens=output_tokens)
     made, state = sheet(*drawn), Facts(pools, {}, "sha256:f")
     decision = decide(workload, made, state)
     ranked, refused = [s.row.pool for s in decision.ranked], [r.pool for r, _ in decision.refused]
@@ -287,14 +310,14 @@ def test_a_lost_fact_lets_no_pool_in(drawn: list[Row], pools: dict[str, PoolFact
 def test_a_cost_beyond_every_number_refuses_that_pool_alone() -> None:
     absurd = replace(GPU, input_nano=10**18, output_nano=10**18)
     made = sheet(row("absurd", pricing=absurd, max_context_tokens=10**8), row("sane", max_context_tokens=10**8))
-    dear = replace(WORKLOAD, input_tokens=10**7)
+    dear = WORKLOAD._replace(input_tokens=10**7)
     decision = decide(dear, made, facts(absurd=FREE, sane=FREE))
     assert [(r.pool, violation["rule"]) for r, violation in decision.refused] == [("absurd", "cost_out_of_range")]
     assert [scored.row.pool for scored in decision.ranked] == ["sane"]
     risen = facts(absurd=PoolFacts(64, 0, True, price_ppm=10**12), sane=FREE)
     assert order(made, risen) == ["sane"]
-    deployment = replace(
-        WORKLOAD, scope="deployment", duration_hours=87_840, requests_per_hour=10**9, input_tokens=10**7
+    deployment = WORKLOAD._replace(
+        scope="deployment", duration_hours=87_840, requests_per_hour=10**9, input_tokens=10**7
     )
     endless = facts(absurd=PoolFacts(10**12, 0, True), sane=PoolFacts(10**12, 0, True))
     assert order(made, endless, deployment) == []

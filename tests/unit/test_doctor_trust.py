@@ -49,13 +49,9 @@ def test_a_file_that_cannot_be_used_fails(tmp_path: Path) -> None:
 def test_what_will_be_in_the_way_is_told_before(tmp_path: Path) -> None:
     path = tmp_path / "signers"
     path.write_text(_line("ana", "valid-before=20251201Z") + _line("ana", "valid-before=20250101Z"))
-    revisions = {"allowed_signers_file": path, "require_signed": True}
+    revisions = {"allowed_signers_file": path}
     assert _said(revisions=revisions, sources=GIT)[1:] == [
         (Health.WARN, "a key of ana@example.org expires on 2025-12-01"),
         (Health.WARN, "a key of ana@example.org has expired on 2025-01-01"),
         (Health.WARN, "1 persons may sign"),
     ]
-    folder = {"fleet": {"kind": "directory", "location": "fleet"}}
-    health, said = _said(revisions=revisions, sources=folder)[-1]
-    assert health is Health.FAIL
-    assert "everything from a source of the kind directory" in said
