@@ -29,7 +29,7 @@ from policyd.ledger.chart import Chart
 from policyd.services.actions import BUDGET_SET
 from policyd.services.budget_changes import LIMITS_MAX, REASON_MAX_CHARS, Wish
 from policyd.services.budgets import budget_items, readable_chart
-from policyd.services.clock import now_us
+from policyd.services.ledger_time import LedgerNow
 
 Written = Annotated[str, StringConstraints(pattern=r"^(fleet|[0-9]{1,16}(\.[0-9]{1,12})?)$")]
 """A decimal, or the word that gives a limit back."""
@@ -87,13 +87,13 @@ def budget_router(parts: Parts) -> APIRouter:
     """The routes of budgets."""
     router = APIRouter(prefix="/v1/budgets", tags=["budgets"])
 
-    body_max_bytes = parts.settings.api.body_max_bytes
+    body_max_bytes, now = parts.settings.api.body_max_bytes, LedgerNow()
 
     def readable(request: Request) -> Chart:
         return readable_chart(principal_of(request), parts.snapshot, parts.budgets.known.limits())
 
     async def answered(chart: Chart, **more: Any) -> Response:
-        time_us = now_us()
+        time_us = now()
         accounts = await parts.reader.accounts(list(chart), time_us)
         items = budget_items(chart, accounts, time_us, parts.snapshot.fleet, parts.budgets.known.limits())
         document = {"items": items, "next": None, **more}

@@ -23,7 +23,7 @@ from policyd.documents import nearest
 from policyd.errors import Finding, NotFound, RequestError
 from policyd.services.budget_report import budget_report
 from policyd.services.budgets import permitted, readable_chart
-from policyd.services.clock import now_us
+from policyd.services.ledger_time import LedgerNow
 from policyd.services.reports import by_of, count_page, first_uses_page
 
 AT_ONCE: Final = 1
@@ -32,7 +32,7 @@ AT_ONCE: Final = 1
 def report_router(parts: Parts) -> APIRouter:
     """The routes of reports."""
     router = APIRouter(prefix="/v1/reports", tags=["reports"])
-    turn = asyncio.Semaphore(AT_ONCE)
+    turn, now = asyncio.Semaphore(AT_ONCE), LedgerNow()
     rows_max = parts.settings.audit.report_rows_max
 
     def within_of(request: Request) -> tuple[Within, ...] | None:
@@ -74,7 +74,7 @@ def report_router(parts: Parts) -> APIRouter:
         whole = permitted(principal, snapshot, ORGANISATION, "read")
         async with turn:
             return _json(
-                await budget_report(parts.reader, chart, snapshot.fleet, found, path=path, whole=whole, now_us=now_us())
+                await budget_report(parts.reader, chart, snapshot.fleet, found, path=path, whole=whole, now_us=now())
             )
 
     return router

@@ -19,7 +19,8 @@ from policyd.errors import PolicydError
 from policyd.ledger.changes import LimitKey, SetLimit
 from policyd.ledger.chart import counting_of
 from policyd.ledger.rules import GAUGES, Account
-from policyd.services.clock import Now, now_us
+from policyd.services.clock import Now
+from policyd.services.ledger_time import LedgerNow
 
 INTERVAL_MS: Final = 1_000
 _log: Final = logging.getLogger(__name__)
@@ -42,10 +43,10 @@ class SnapshotNow(Protocol):
 class Crossed:
     """The highest threshold that each account has crossed."""
 
-    def __init__(self, reader: Accounts, snapshots: SnapshotNow, now: Now = now_us) -> None:
+    def __init__(self, reader: Accounts, snapshots: SnapshotNow, now: Now | None = None) -> None:
         self._reader = reader
         self._snapshots = snapshots
-        self._now = now
+        self._now = now or LedgerNow()
         self._percent: dict[str, int] | None = None
         self._set: tuple[int, Mapping[LimitKey, SetLimit]] = (0, {})
 

@@ -18,8 +18,8 @@ import pytest
 from policyd.services.data_directory import DataDirectory
 from policyd.services.doctor import Health
 from policyd.services.doctor_ledger import check_ledger_time
+from tests.faked_clock import faked_clock
 
-LIBRARIES = ("/usr/lib/x86_64-linux-gnu/faketime", "/usr/lib/aarch64-linux-gnu/faketime", "/usr/lib/faketime")
 HOUR_US = 3_600_000_000
 MONTH_S = 31 * 86_400
 
@@ -58,18 +58,8 @@ asyncio.run(main())
 @pytest.fixture
 def clock(tmp_path: Path) -> tuple[Path, dict[str, str]]:
     """A file that says how far the clock is off, and the environment of a process that believes it."""
-    library = next((Path(folder) / "libfaketime.so.1" for folder in LIBRARIES if Path(folder).is_dir()), None)
-    if library is None or not library.exists():
-        pytest.skip("no faketime: apt-get install faketime")
-    offset = tmp_path / "offset"
-    offset.write_text("+0")
-    environment = {
-        "LD_PRELOAD": str(library),
-        "FAKETIME_TIMESTAMP_FILE": str(offset),
-        "FAKETIME_NO_CACHE": "1",
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-    }
-    return offset, environment
+    found = faked_clock(tmp_path)
+    return found.offset, found.environment
 
 
 def run(data: Path, repository: Path, environment: Mapping[str, str], offset: Path, *then: str) -> None:

@@ -137,7 +137,7 @@ def test_the_fold_of_a_log_is_its_ledger() -> None:
         max_size=40,
     )
 )
-def test_whatever_a_ledger_does_folds(steps: list[tuple[Any, ...]]) -> None:
+def test_whatever_a_ledger_does_the_log_folds_into_its_balances_at_every_prefix(steps: list[tuple[Any, ...]]) -> None:
     from policyd.errors import PolicydError
 
     book = Book()
@@ -146,8 +146,8 @@ def test_whatever_a_ledger_does_folds(steps: list[tuple[Any, ...]]) -> None:
             getattr(book, step)(*arguments)
         except PolicydError:
             continue
-    found = folded(book.bodies)
-    assert {account: tuple(balance) for account, balance in found.accounts.items()} == stored(book)
+        found = folded(book.bodies)
+        assert {account: tuple(balance) for account, balance in found.accounts.items()} == stored(book)
 
 
 def test_an_entry_that_is_missing_is_named_by_the_one_after_it() -> None:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policyd.ledger.windows import WINDOWS, LedgerTime, Span, Window, window_of
+from policyd.services.ledger_time import LedgerNow
 
 BERLIN = ZoneInfo("Europe/Berlin")
 HOUR_US = 3_600_000_000
@@ -108,6 +109,18 @@ def test_a_clock_that_is_set_forward_a_month_opens_no_new_budget() -> None:
         clock.advance(start + month + minute * 60 * SECOND_US, minute * 60 * SECOND_US)
     assert clock.last_us == start + HOUR_US + HOUR_US // 10
     assert window_of("month", BERLIN, clock.last_us) == window_of("month", BERLIN, start)
+
+
+def test_a_reader_sees_no_window_that_the_ledger_has_not_opened() -> None:
+    clocks = [us("2026-03-31 23:50"), 0]
+    now = LedgerNow(lambda: (clocks[0], clocks[1]))
+    assert now() == us("2026-03-31 23:50")
+    clocks[0] += 31 * 24 * HOUR_US
+    assert now() == us("2026-03-31 23:50"), "a clock that was set forward"
+    clocks[1] += HOUR_US // 6
+    assert us("2026-04-01 00:00") <= now() < us("2026-04-01 00:02"), "time that has passed"
+    clocks[0] = us("2026-03-31 22:50")
+    assert now() >= us("2026-04-01 00:00"), "a clock that was set back"
 
 
 @given(steps=st.lists(st.tuples(st.integers(-(10**12), 10**12), st.integers(-5, 10**9)), max_size=30))
