@@ -20,7 +20,6 @@ from policyd.api.parts import Parts
 from policyd.api.problems import request_id_of
 from policyd.api.queries import parameters
 from policyd.core.workload import Given
-from policyd.errors import ApprovalRefused
 from policyd.revisions.approvals import Approval
 from policyd.revisions.sshsig import ARMOUR_MAX_BYTES
 
@@ -59,10 +58,8 @@ def approval_router(parts: Parts) -> APIRouter:
         """Take a signed approval into the log; the gate of approvals judges it when it is the revision's turn."""
         parameters(request, ())
         body = await read_json(request, RevisionApprovalRequest, body_max_bytes)
-        if body.digest != digest:
-            raise ApprovalRefused(f"it approves another revision: {body.digest}, and not {digest}")
         approval = Approval.from_json(body.model_dump())
-        return _json(await parts.approvals.take(approval, principal_of(request), request_id_of(request)))
+        return _json(await parts.approvals.take(digest, approval, principal_of(request), request_id_of(request)))
 
     return router
 

@@ -58,9 +58,14 @@ class RevisionApprovals:
     origin: str
     now: Now = now_us
 
-    async def take(self, approval: Approval, principal: Principal, request_id: str) -> dict[str, Any]:
-        """Record an approval; answers with its place. Raises ``Forbidden``, ``ApprovalRefused`` and ``ConfigError``."""
+    async def take(self, digest: str, approval: Approval, principal: Principal, request_id: str) -> dict[str, Any]:
+        """Record an approval of the revision that is named; answers with its place.
+
+        Raises ``Forbidden``, ``ApprovalRefused`` and ``ConfigError``.
+        """
         self._require("approve", principal)
+        if approval.change.digest != digest:
+            raise ApprovalRefused(f"it approves another revision: {approval.change.digest}, and not {digest}")
         signers = await signers_of(self.settings)
         if signers is None:
             raise ApprovalRefused("nobody is named who may approve", remedy=_NO_SIGNERS_REMEDY)
