@@ -28,6 +28,7 @@ from policyd.cli import (
     failures,
     fleet,
     policy,
+    policy_impact,
     pool,
     serve,
     simulate,
@@ -59,6 +60,7 @@ app.command()(two_persons.approve)
 app.add_typer(pool.app)
 app.add_typer(budget.app)
 app.add_typer(fleet.app)
+policy.app.command()(policy_impact.impact)
 app.add_typer(policy.app)
 audit.app.command()(audit_report.report)
 audit.app.command()(two_persons.erase)

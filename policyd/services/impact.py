@@ -22,8 +22,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, get_args
 
+import orjson
+
+from audit.record import Blob, Entry, Search, encode
 from policyd.errors import Finding, RequestError
 from policyd.revisions.gates import GateResult
+from policyd.services.clock import random_16, rfc3339, uuid7
 
 Change = Literal["allow_to_deny", "deny_to_allow", "first_choice", "order", "denied_by", "score"]
 CHANGES: Final[tuple[Change, ...]] = get_args(Change)
@@ -357,6 +361,30 @@ def impact_gate(report: ImpactReport, limits: ImpactLimits) -> GateResult:
         "not_replayed": dict(report.not_replayed),
     }
     return GateResult("impact", not faults, said, _findings(report), details)
+
+
+def impact_entry(report: ImpactReport, kind: str, time_us: int) -> tuple[Entry, Blob]:
+    """The entry that keeps a report with its revision (``kind`` is ``policy`` or ``fleet``), and the report itself."""
+    candidate, entry_id = report.candidate, uuid7(time_us)
+    blob = Blob.of("revision", orjson.dumps({"impact": report.to_json()}, option=orjson.OPT_SORT_KEYS))
+    fields = {
+        "v": 2,
+        "kind": "revision",
+        "id": entry_id,
+        "time": rfc3339(time_us),
+        "action": "impact",
+        "revision": kind,
+        "policy": [candidate.policy_commit, candidate.policy_digest],
+        "fleet": [candidate.fleet_commit, candidate.fleet_digest],
+        "from": rfc3339(report.from_us),
+        "to": rfc3339(report.to_us),
+        "report": blob.digest,
+        "replayed": report.replayed,
+        "flips": report.flips,
+        "hard": report.hard,
+    }
+    search = Search(policy_commit=candidate.policy_commit, fleet_commit=candidate.fleet_commit)
+    return Entry("revision", entry_id, time_us, encode(fields, random_16()), search), blob
 
 
 def share(ppm: int) -> str:

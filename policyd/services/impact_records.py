@@ -161,7 +161,8 @@ class RecordedSheet:
         return cls(
             {pool: tuple(dict.fromkeys(violations[number][0] for number in found)) for pool, found in refused.items()},
             frozenset(pool for pool, found in refused.items() if any(violations[number][1] for number in found)),
-            {row["pool"]: row["country"] for row in document["rows"]},
+            {row["pool"]: row["country"] for row in document["rows"]}
+            | {pool: row["country"] for pool, row in document.get("waivable", {}).items()},
             None if seen is None else (seen.get("crossed_percent"),),
         )
 

@@ -1,8 +1,9 @@
 """One logged decision on a candidate: its class there, its sheet, the decision, and what of it is another one.
 
-Rules: the same ``policyd.core.decide`` as for a real request, on the recorded facts; a pool group that had no room on
-record has none here; a request that the candidate's fleet refuses, and a class without a verdict, are denied; a change
-is attributed to the rules that took the old first choice away, or that had kept the new one away.
+Rules: the same ``policyd.core.decide`` as for a real request, on the recorded facts and waivers; a pool group that had
+no room on record has none here; a request that the candidate's fleet refuses is denied, and so is a class without a
+verdict; a change is attributed to the rules that took the old first choice away, or that had
+kept the new one away.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from policyd.core.normalise import Normalised
 from policyd.core.quantities import RATE_CLASSES, size_class
 from policyd.core.sheet import Sheet
 from policyd.core.snapshot import Snapshot
+from policyd.core.waivers import lift
 from policyd.errors import EngineUnavailable, PolicydError
 from policyd.ports import Engine
-from policyd.services.answers import workload_from_record
+from policyd.services.answers import waivers_from_record, workload_from_record
 from policyd.services.clock import day, hour_of_week, rfc3339
 from policyd.services.frames import with_numbers
 from policyd.services.impact import FLIPS, Example, ImpactReport
@@ -37,7 +39,6 @@ FRAMES_KEPT_MAX: Final = 8_192
 KEYS_KEPT_MAX: Final = 65_536
 SHEETS_AT_ONCE: Final = 8
 FAILED_KEPT_MAX: Final = 4_096
-REFUSALS_KEPT_MAX: Final = 4_096
 LIFTED_TOLD_MAX: Final = 3
 GONE: Final = "fleet.pool_gone"
 """What takes a pool away that the candidate's fleet does not have."""
@@ -116,7 +117,6 @@ class Verdicts:
     _frames: OrderedDict[tuple[bytes, str], _Frame] = field(default_factory=OrderedDict)
     _keys: OrderedDict[tuple[Any, ...], bytes] = field(default_factory=OrderedDict)
     _failed: OrderedDict[bytes, Sheet | PolicydError] = field(default_factory=OrderedDict)
-    _refusals: OrderedDict[str, Mapping[str, tuple[str, ...]]] = field(default_factory=OrderedDict)
     _groups: Mapping[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -280,6 +280,9 @@ class Verdicts:
         if isinstance(sheet, PolicydError):
             return _Now("deny", sheet.code, None, None, sheet)
         group = placed.group
+        if "waivers" in group.body:
+            workload, waivers = placed.normalised.workload, waivers_from_record(group.body)
+            sheet = lift(sheet, workload, waivers, group.time_us).sheet
         spilled = refusals_of_groups(sheet, group.body.get("spilled", ()), self._groups)
         decision = decide(placed.normalised.workload, sheet, placed.facts, spilled)
         if decision.outcome == "allow" and group.without_budget:
@@ -322,14 +325,8 @@ class Verdicts:
         refused = {row.pool: violation for row, violation in now.decision.refused}
         if lost in refused:
             return (f"{refused[lost]['policy']}.{refused[lost]['rule']}",)
-        known = self._refusals.get(now.sheet.digest)
-        if known is None:
-            known = self._refusals[now.sheet.digest] = {
-                entry.pool: tuple(dict.fromkeys(f"{v['policy']}.{v['rule']}" for v in entry.violations))
-                for entry in now.sheet.refused
-            }
-            _bound(self._refusals, REFUSALS_KEPT_MAX)
-        return known.get(lost, ())
+        entry = next((entry for entry in now.sheet.refused if entry.pool == lost), None)
+        return () if entry is None else tuple(dict.fromkeys(f"{v['policy']}.{v['rule']}" for v in entry.violations))
 
     def _kept_away(self, first: str, placed: Placed) -> tuple[str, ...]:
         """The rules that refused on record what comes first now; none where it came behind."""

@@ -24,6 +24,7 @@ DOCUMENTS = [
     ROOT / "docs" / "how-to" / "authenticate.md",
     ROOT / "docs" / "how-to" / "observe.md",
     ROOT / "docs" / "how-to" / "report.md",
+    ROOT / "docs" / "how-to" / "impact.md",
     ROOT / "docs" / "how-to" / "export.md",
     ROOT / "docs" / "how-to" / "sign-and-approve.md",
     ROOT / "examples" / "journeys" / "README.md",

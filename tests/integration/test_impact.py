@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import shutil
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -13,12 +14,15 @@ import pytest
 
 from bench.replay_trace import EXCERPT, requests
 from policyd.bootstrap import LOCAL, make_engine, make_entitlements, running, shipped
+from policyd.cli.impact_parts import Parts, Question, planned
+from policyd.cli.main import run
+from policyd.cli.named_revisions import Kind, named_revision
 from policyd.errors import EngineUnavailable, PolicydError
 from policyd.revisions.fleet_files import load_fleet
 from policyd.revisions.policy_files import load_policy_tree
 from policyd.services.activation import Candidates
 from policyd.services.clock import now_us
-from policyd.services.impact import Candidate, ImpactLimits, ImpactReport, impact_gate, merged
+from policyd.services.impact import Candidate, ImpactLimits, ImpactReport, impact_entry, impact_gate, merged
 from policyd.services.impact_run import ImpactRun, Progress, impact
 from policyd.services.impact_verdicts import Verdicts
 from policyd.services.log_place import directory_of
@@ -75,7 +79,7 @@ class Replays:
         window: tuple[int, int] | None = None,
         shard: tuple[int, int] = (1, 1),
         deadline_ms: int = 10_000,
-        run: Callable[[LogReader, Verdicts, ImpactReport], Any] | None = None,
+        work: Callable[[LogReader, Verdicts, ImpactReport], Any] | None = None,
     ) -> ImpactReport:
         """The report of one window of the log."""
 
@@ -87,8 +91,8 @@ class Replays:
                 verdicts = Verdicts(self._engine, snapshot, deadline_ms)
                 self._known[tree.digest, candidate.digest, deadline_ms] = verdicts
             report = ImpactReport(Candidate(tree.digest, candidate.digest), *(window or (0, now_us())), (shard,))
-            if run is not None:
-                found: ImpactReport = await run(self._reader, verdicts, report)
+            if work is not None:
+                found: ImpactReport = await work(self._reader, verdicts, report)
                 return found
             return await impact(self._reader, verdicts, report, shard=shard)
 
@@ -178,7 +182,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(
         left = Progress(list(first.progress.left), first.progress.total)
         return await ImpactRun(reader, verdicts, again, left).run()
 
-    resumed = replayed(fleet=moved, window=window, run=twice)
+    resumed = replayed(fleet=moved, window=window, work=twice)
     assert resumed == whole
 
 
@@ -244,4 +248,91 @@ def test_an_engine_that_is_gone_is_no_report(replayed: Replays) -> None:
         return await impact(reader, Verdicts(closed, verdicts.snapshot), report)
 
     with pytest.raises(EngineUnavailable):
-        replayed(run=gone)
+        replayed(work=gone)
+
+
+def test_the_command_counts_in_processes_and_joins_parts(
+    replayed: Replays, moved: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    window = ("--since", "2020-01-01T00:00:00Z", "--until", "2099-01-01T00:00:00Z")
+    asked = ("policy", "impact", str(moved), "--kind", "fleet", "--data-dir", str(replayed.settings.data_dir), *window)
+    assert run([*asked, "--shard", "1/2", "-o", "json"]) == 0
+    first = json.loads(capfd.readouterr().out)
+    other = replayed(fleet=moved, window=(first["from_us"], first["to_us"]), shard=(2, 2)).to_json()
+    for part, report in ((1, first), (2, other)):
+        (tmp_path / f"{part}.json").write_text(json.dumps(report), encoding="utf-8")
+    files = [str(tmp_path / f"{part}.json") for part in (1, 2)]
+    assert run(["policy", "impact", "merge", *files, "--max-flips", "1%", "-o", "json"]) == 3
+    together = json.loads(capfd.readouterr().out)
+    assert together["gate"]["passed"] is False
+    whole = replayed(fleet=moved)
+    assert (together["replayed"], together["flips"]) == (whole.replayed, whole.flips)
+    assert run(["policy", "impact", "merge", *files]) == 0
+    shown = capfd.readouterr().out
+    assert "residency.location_not_permitted" in shown
+    assert f"{whole.flips} decisions would flip" in shown
+    for bad, code, word in (
+        (files[:1], 2, "2/2 is missing"),
+        ([files[0], files[0]], 2, "twice"),
+        ([str(moved / "models.yaml")], 2, "no JSON"),
+        ([str(tmp_path / "absent")], 2, "cannot be read"),
+        ([], 2, "name the reports"),
+    ):
+        assert run(["policy", "impact", "merge", *bad]) == code
+        assert word in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "word"),
+    [
+        (["no-such-branch"], 1, "no file or folder"),
+        (["sha256:" + "0" * 64], 1, "no policy revision"),
+        (["examples/workloads"], 1, "casbin"),
+        (["--shard", "1/2"], 2, "the same window"),
+        (["--shard", "3/2"], 2, "no part"),
+        (["--max-flips", "200%"], 2, "no percentage"),
+        (["--since", "yesterday"], 2, "neither a time"),
+        (["--since", "2026-01-02T00:00:00Z", "--until", "2026-01-01T00:00:00Z"], 2, "ends before"),
+        (["one", "two"], 2, "name one revision"),
+    ],
+)
+def test_a_question_that_makes_no_sense_is_refused(
+    replayed: Replays, capfd: pytest.CaptureFixture[str], arguments: list[str], code: int, word: str
+) -> None:
+    assert run(["policy", "impact", *arguments, "--data-dir", str(replayed.settings.data_dir)]) == code
+    assert word in capfd.readouterr().err.replace("\n", " ")
+
+
+@pytest.mark.long
+def test_an_interrupted_command_goes_on_with_its_own_window(replayed: Replays, moved: Path) -> None:
+    named = ((Kind.POLICY, None), (Kind.FLEET, str(moved)))
+
+    def question(until: str | None) -> Question:
+        revisions = [named_revision(replayed.settings, kind, name) for kind, name in named]
+        return Question(revisions[0], revisions[1], ("a", "b"), "7d", until, (0, now_us()), (1, 1), "moved")
+
+    async def parts(until: str | None = None, *, anew: bool = False, stop: bool = False) -> tuple[Parts, ImpactReport]:
+        reader = await LogReader.open(directory_of(replayed.settings))
+        made = await planned(replayed.settings, reader, question(until), 2, anew=anew)
+        await reader.close()
+        made.interrupted = stop
+        return made, await made.run(replayed.settings)
+
+    first, stopped = asyncio.run(parts(stop=True))
+    assert (stopped.complete, stopped.replayed) == (False, 0)
+    assert first.path.exists()
+    second, done = asyncio.run(parts())
+    assert second.resumed
+    assert second.window == first.window
+    assert (done.complete, done.replayed) == (True, DECISIONS)
+    second.forget()
+    assert not first.path.exists()
+
+
+def test_a_stored_report_is_an_entry_of_its_revision(replayed: Replays, tmp_path: Path) -> None:
+    report = replayed(window=(1, 2))
+    entry, blob = impact_entry(report, "policy", now_us())
+    assert (entry.kind, blob.kind) == ("revision", "revision")
+    body = json.loads(entry.body)
+    assert (body["action"], body["report"]) == ("impact", blob.digest)
+    assert ImpactReport.from_json(json.loads(blob.content)["impact"]) == report
