@@ -16,7 +16,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from functools import cache
 from typing import Any, Final
@@ -69,14 +69,17 @@ Location = tuple[str | int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Spot:
-    """Where a value stands: its file and line, and the spots of what is in it (by key, or by position)."""
+    """Where a value stands: its file and line, and the spots of what is in it (by key, or by position).
+
+    Line 0 is that of what has no lines, such as a variable of the environment.
+    """
 
     file: str
     line: int
     below: Mapping[str | int, Spot] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}"
+        return f"{self.file}:{self.line}" if self.line else self.file
 
     def at(self, location: Sequence[str | int]) -> Spot:
         """The spot of a value, or of the nearest value around it that was written."""
@@ -86,6 +89,15 @@ class Spot:
                 break
             spot = spot.below[key]
         return spot
+
+
+def laid_over(under: Spot, over: Spot) -> Spot:
+    """The spots of values that were merged: where ``over`` has one, it stands there."""
+    if not over.below:
+        return over
+    shared = under.below.keys() & over.below.keys()
+    both = {key: laid_over(under.below[key], over.below[key]) for key in shared}
+    return replace(under, below={**under.below, **over.below, **both})
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,8 @@ from typing import Any, ClassVar
 class Finding:
     """One thing that is wrong in a file or a request, with the place where a person can mend it.
 
-    ``where`` is ``path:line`` for files and a dotted field path for requests; it may be empty.
+    ``where`` is ``path:line`` for files, a variable of the environment, and a dotted field path for requests; it may be
+    empty.
     """
 
     where: str

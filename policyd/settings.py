@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from policyd.activation_settings import ActivationSettings
-from policyd.documents import Document, Spot, model_findings, read_yaml
+from policyd.documents import Document, Spot, laid_over, model_findings, read_yaml
 from policyd.errors import ConfigError, Finding
 from policyd.identity_settings import AuthSettings, LimitSettings, TlsSettings
 from policyd.retention_settings import RetentionSettings
@@ -347,11 +347,12 @@ def load_settings(
     """
     path = file if file is not None else Path("policyd.yaml")
     read = _read(path) if file is not None or path.exists() else Document({}, Spot(str(path), 1), ())
-    merged = _merge(_merge(read.value, _environment(environment)), dict(flags or {}))
+    variables = _environment(environment)
+    merged = _merge(_merge(read.value, variables.value), dict(flags or {}))
     try:
         settings = Settings.model_validate(merged)
     except ValidationError as error:
-        findings = model_findings(error, Settings, read.spot, merged)
+        findings = model_findings(error, Settings, laid_over(read.spot, variables.spot), merged)
         raise ConfigError(f"the settings do not load: {findings[0]}", findings=findings) from None
     _refuse_open_door(settings)
     _refuse_half_tls(settings)
@@ -374,18 +375,22 @@ def _read(path: Path) -> Document:
     return Document(document.value or {}, document.spot, ())
 
 
-def _environment(environment: Mapping[str, str] | None) -> dict[str, Any]:
+def _environment(environment: Mapping[str, str] | None) -> Document:
     """``POLICYD_ENGINE__KIND=opa`` as ``{"engine": {"kind": "opa"}}``. Unknown names are faults like any other."""
     nested: dict[str, Any] = {}
+    spot = Spot("the environment", 0)
     for name, value in (os.environ if environment is None else environment).items():
         if not name.startswith(PREFIX) or name in _NOT_SETTINGS:
             continue
         *sections, last = name[len(PREFIX) :].lower().split("__")
         value_or_section: Any = value
+        stands = Spot(name, 0)
         for section in reversed([*sections, last]):
             value_or_section = {section: value_or_section}
+            stands = Spot(name, 0, {section: stands})
         nested = _merge(nested, value_or_section)
-    return nested
+        spot = laid_over(spot, stands)
+    return Document(nested, spot, ())
 
 
 _NOT_SETTINGS = frozenset(
