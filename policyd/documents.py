@@ -16,7 +16,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from functools import cache
 from typing import Any, Final
@@ -89,15 +89,6 @@ class Spot:
                 break
             spot = spot.below[key]
         return spot
-
-
-def laid_over(under: Spot, over: Spot) -> Spot:
-    """The spots of values that were merged: where ``over`` has one, it stands there."""
-    if not over.below:
-        return over
-    shared = under.below.keys() & over.below.keys()
-    both = {key: laid_over(under.below[key], over.below[key]) for key in shared}
-    return replace(under, below={**under.below, **over.below, **both})
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -15,7 +16,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from policyd.activation_settings import ActivationSettings
-from policyd.documents import Document, Spot, laid_over, model_findings, read_yaml
+from policyd.documents import Document, Spot, model_findings, read_yaml
 from policyd.errors import ConfigError, Finding
 from policyd.identity_settings import AuthSettings, LimitSettings, TlsSettings
 from policyd.retention_settings import RetentionSettings
@@ -352,7 +353,7 @@ def load_settings(
     try:
         settings = Settings.model_validate(merged)
     except ValidationError as error:
-        findings = model_findings(error, Settings, laid_over(read.spot, variables.spot), merged)
+        findings = model_findings(error, Settings, _spots_laid_over(read.spot, variables.spot), merged)
         raise ConfigError(f"the settings do not load: {findings[0]}", findings=findings) from None
     _refuse_open_door(settings)
     _refuse_half_tls(settings)
@@ -389,8 +390,17 @@ def _environment(environment: Mapping[str, str] | None) -> Document:
             value_or_section = {section: value_or_section}
             stands = Spot(name, 0, {section: stands})
         nested = _merge(nested, value_or_section)
-        spot = laid_over(spot, stands)
+        spot = _spots_laid_over(spot, stands)
     return Document(nested, spot, ())
+
+
+def _spots_laid_over(under: Spot, over: Spot) -> Spot:
+    """The spots of values that were merged: where ``over`` has one, it stands there."""
+    if not over.below:
+        return over
+    shared = under.below.keys() & over.below.keys()
+    both = {key: _spots_laid_over(under.below[key], over.below[key]) for key in shared}
+    return replace(under, below={**under.below, **over.below, **both})
 
 
 _NOT_SETTINGS = frozenset(

@@ -49,7 +49,7 @@ async def compile_tree(tree: PolicyTree, engine_name: str) -> Compiled:
             if not faults:
                 return Compiled(policies, prepared, (place / "bundle").read_bytes())
             findings = faults
-    raise PolicyInvalid(f"{len(findings)} findings in the policies", findings=sorted(set(findings), key=str))
+    raise PolicyInvalid(f"findings in the policies: {len(findings)}", findings=sorted(set(findings), key=str))
 
 
 def _names(modules: Modules) -> dict[str, str]:

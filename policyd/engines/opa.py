@@ -201,7 +201,7 @@ class OpaEngine:
                 write_modules(Path(directory), modules, compiled.policies.settings)
                 findings = await check_strict(self._binary, Path(directory))
             if findings:
-                raise PolicyInvalid(f"{len(findings)} findings in the policies", findings=findings)
+                raise PolicyInvalid(f"findings in the policies: {len(findings)}", findings=findings)
             child = OpaChild(self._binary, modules, compiled.policies.settings, driver)
             try:
                 await child.ensure()
@@ -219,7 +219,7 @@ class OpaEngine:
         findings = await remote.load(policies, compiled.policies.settings)
         if findings:
             shown = [Finding(finding.where.removeprefix(POLICY_PREFIX), finding.message) for finding in findings]
-            raise PolicyInvalid(f"{len(shown)} findings in the policies", findings=shown)
+            raise PolicyInvalid(f"findings in the policies: {len(shown)}", findings=shown)
         self._free.pop(0)
         return remote
 
