@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
     from policyd.settings import Settings
 
+BESIDE_SERVER = (
+    "a server removes by itself every retention.interval_ms; to do it now by this command, end the server first "
+    "(--dry-run works beside it)"
+)
 COLUMNS = ("kind", "tenant", "kept for", "goes", "held", "oldest", "newest")
 
 
@@ -36,6 +40,7 @@ def retain(
     import asyncio
 
     from policyd.cli.terminal import pairs
+    from policyd.errors import AuditLocked
     from policyd.services.log_place import directory_of
     from policyd.services.retention_run import retain as run
 
@@ -45,7 +50,12 @@ def retain(
         emit({"items": rows}, output, lambda console: console.print(_table(rows)))
         say("nothing was removed")
         return
-    with directory_of(settings) as directory:
+    directory = directory_of(settings)
+    try:
+        directory.acquire()
+    except AuditLocked as error:
+        raise AuditLocked(error.detail, remedy=BESIDE_SERVER) from error
+    with directory:
         document = asyncio.run(run(directory, settings.retention, settings.audit))
     warrants = document["warrants"]
     words = {
