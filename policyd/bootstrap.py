@@ -29,7 +29,7 @@ from policyd.bootstrap_sources import (
     first_activated,
     following,
     loaded_ahead,
-    make_plan,
+    make_desk,
     make_sources,
     refuse_followed,
 )
@@ -357,7 +357,7 @@ async def _assembled(
         PolicyBundles(activation, make_bundle_key(settings.bundles)),
         make_pushes(settings.sources),
         reload.look,
-        RevisionDesk(log, reader, make_plan(settings)),
+        make_desk(settings, log, reader),
     )
 
 

@@ -93,7 +93,7 @@ def refuse_followed(settings: Settings, kind: str) -> None:
         )
 
 
-def make_lifecycle(settings: Settings, sources: Sources, desk: RevisionDesk, trust: Trust) -> Lifecycle:
+def make_lifecycle(settings: Settings, sources: Sources, desk: RevisionDesk) -> Lifecycle:
     """What stands between the sources and what is live."""
     named = {"policy": settings.sources.policies, "fleet": settings.sources.fleet}
     chosen = settings.activation
@@ -106,15 +106,16 @@ def make_lifecycle(settings: Settings, sources: Sources, desk: RevisionDesk, tru
     document = settings.model_dump(mode="json")
     # In the order of ``policyd.revisions.gates``; each line speaks for one or several of them.
     gates: list[Gate] = [
-        trust.signatures,
         GateRuns(command, document, chosen.gates_deadline_ms),
     ]
-    return Lifecycle(desk, sources, gates, gates_of, chosen.converge_ms)
+    return Lifecycle(desk, sources, gates, gates_of, desk.trust, chosen.converge_ms)
 
 
-def make_plan(settings: Settings) -> Plan:
-    """How revisions go live."""
-    return Plan(settings.activation.mode == "automatic")
+def make_desk(settings: Settings, log: WrittenLog, reader: LogReader) -> RevisionDesk:
+    """Where revisions stand, and who must approve what."""
+    named = settings.revisions.allowed_signers_file is not None
+    plan = Plan(settings.activation.mode == "automatic")
+    return RevisionDesk(log, reader, plan, Trust(settings.revisions, reader) if named else None)
 
 
 EntitlementsOf = Callable[[str, str, Fleet], Entitlements]
@@ -160,8 +161,7 @@ async def following(
     """The lifecycle of what the sources have, begun: there is something to serve. Raises ``RevisionError``."""
     reader = await LogReader.open(directory, deadline_ms=settings.audit.search_deadline_ms)
     stack.push_async_callback(reader.close)
-    desk, trust = RevisionDesk(log, reader, make_plan(settings)), Trust(settings.revisions, reader)
-    lifecycle = make_lifecycle(settings, sources, desk, trust)
+    lifecycle = make_lifecycle(settings, sources, make_desk(settings, log, reader))
     stack.push_async_callback(lifecycle.close)
     await lifecycle.begin()
     return lifecycle

@@ -20,15 +20,20 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from policyd.errors import PolicydError, RevisionConflict, RevisionError
+from policyd.revisions.approval_gate import NAME as APPROVAL
 from policyd.revisions.gates import GateResult
 from policyd.revisions.kept import Tree
+from policyd.revisions.protected_changes import protected_changes
 from policyd.revisions.states import KINDS, Move, Revision, Verb
 from policyd.services.freshness import FLEET, POLICIES
 from policyd.services.gate_runs import Offer
 from policyd.services.revision_desk import RevisionDesk, files_blob, replaced
 from policyd.services.sources import Sources
+from policyd.services.trust import Trust, side_of
 
 RETRY_S: Final = 600.0
+APPROVED_EVERY_S: Final = 2.0
+"""How often what waits is judged by the approval gate again."""
 TREES_MAX: Final = 8
 SOURCE_OF: Final[Mapping[str, str]] = {"policy": POLICIES, "fleet": FLEET}
 ACTIONS: Final[Mapping[str, str]] = {"tests": "test", "approval": "approve"}
@@ -48,6 +53,8 @@ class Lifecycle:
     gates: Sequence[Gate]
     gates_of: Mapping[str, tuple[str, ...]]
     """The gates of each kind that is followed, by name."""
+    trust: Trust | None = None
+    """The gates of signature and approval; None when nobody is named who could sign."""
     converge_ms: int = 250
     fault: str | None = None
     """Why a candidate could not be judged."""
@@ -55,6 +62,7 @@ class Lifecycle:
     _beside: dict[str, tuple[str, str | None]] = field(default_factory=dict)
     _newest: dict[str, str] = field(default_factory=dict)
     _again_at_s: float = 0.0
+    _approved_s: float = 0.0
     _judging: asyncio.Task[None] | None = None
 
     @property
@@ -113,6 +121,7 @@ class Lifecycle:
         if self._judging is None or self._judging.done():
             self._judging = asyncio.create_task(self._judge(standing))
         standing = await self._failed(standing)
+        standing = await self._approved(standing)
         standing = await self._go_on(standing)
         await self._want(standing)
         if self.sources.to_try():
@@ -135,7 +144,9 @@ class Lifecycle:
             found = _find(standing, kind, newest.digest)
             if found is None or self._again(found, newest, changed=changed, first=first, standing=standing):
                 standing = await self._see(kind, newest, found, standing)
-            elif found.state == "live" and newest.commit not in (None, found.commit):
+            elif (
+                found.state == "live" and newest.commit not in (None, found.commit) and await self._signed(kind, newest)
+            ):
                 move = Move(kind, newest.digest, "activate", found.version, "another commit holds it", newest.commit)
                 standing = await self._took("activate", [move], standing)
         return standing
@@ -156,6 +167,10 @@ class Lifecycle:
         # The same files in another commit: somebody has signed them, perhaps.
         recommitted = newest.commit not in (None, found.commit)
         return first or changed or recommitted or (before[0] == now[0] and before[1] != now[1])
+
+    async def _signed(self, kind: str, tree: Tree) -> bool:
+        """Whether another commit may lend its name to what is live."""
+        return self.trust is None or (await self.trust.signature(kind, tree)).passed
 
     async def _adopt(self, kind: str, tree: Tree, standing: list[Revision]) -> list[Revision]:
         """What was live before it had a state stays live."""
@@ -230,37 +245,86 @@ class Lifecycle:
         if policies is None or fleet is None:
             return False
         gates = tuple(dict.fromkeys(gate for each in option for gate in self.gates_of[each.kind]))
-        offer = Offer(tuple(each.kind for each in option), self.sources.files(policies, fleet), gates, trees)
-        results: list[GateResult] = []
-        for gate in self.gates:
-            results += await gate(offer)
-            if not all(each.passed for each in results):
-                break
-        failed = next((each for each in results if not each.passed), None)
+        offer = Offer(tuple(each.kind for each in option), self.sources.files(policies, fleet), gates)
+        results = await self._results(option, trees, offer)
+        failed = next((result for _, result in results if not result.passed), None)
         if failed is not None and not alone and all(self.sources.beside(SOURCE_OF[each.kind]) for each in option):
             return False  # each has a good one of the other kind to be judged beside
         standing = await self.desk.revisions()
-        if failed is not None:
+        if failed is not None and failed.gate != APPROVAL:
             first = str(failed.findings[0]) if failed.findings else ""
             said = f"{failed.gate}: {failed.said}" + ("" if first in failed.said else f": {first}")
-            told = tuple(each.to_json() for each in results)
+            told = tuple(result.to_json() for _, result in results)
             moves = [Move(each.kind, each.digest, "refuse", each.version, said, gates=told) for each in option]
             await self._took("refuse", moves, standing, said)
             return False
-        for result in results:
+        for kind, result in results:
             moves = [
                 Move(each.kind, each.digest, "judged", each.version, gates=(result.to_json(),))
                 for each in _same(standing, option)
+                if kind in (None, each.kind)
             ]
             standing = await self._took(ACTIONS.get(result.gate, result.gate), moves, standing)
+        if failed is not None:
+            moves = [
+                Move(each.kind, each.digest, "wait", each.version, failed.said) for each in _same(standing, option)
+            ]
+            await self._took("wait", moves, standing, failed.said)
+            return True
         await self._begin_way(_same(standing, option), standing)
         return True
+
+    async def _results(
+        self, option: Sequence[Revision], trees: Mapping[str, Tree], offer: Offer
+    ) -> list[tuple[str | None, GateResult]]:
+        """What the gates say, in their order and up to the first that is not passed, each with the kind that it is of;
+        None: of all that are offered."""
+        results: list[tuple[str | None, GateResult]] = []
+        authors: dict[str, list[str]] = {}
+        if self.trust is not None:
+            for each in option:
+                result = await self.trust.signature(each.kind, trees[each.kind])
+                authors[each.kind] = list(result.details.get("authors", ()))
+                results.append((each.kind, result))
+        for gate in self.gates:
+            if all(result.passed for _, result in results):
+                results += [(None, result) for result in await gate(offer)]
+        if self.trust is not None and all(result.passed for _, result in results):
+            for each in option:
+                live = self.sources.beside(SOURCE_OF[each.kind])
+                said = await self.trust.approval(each.kind, trees[each.kind], live, authors[each.kind])
+                results.append((each.kind, said))
+        return results
+
+    async def _approved(self, standing: list[Revision]) -> list[Revision]:
+        """What waits is judged by the approval gate again: somebody may have approved it, or a word run out."""
+        if self.trust is None or time.monotonic() - self._approved_s < APPROVED_EVERY_S:
+            return standing
+        self._approved_s = time.monotonic()
+        for each in [each for each in standing if each.state == "waiting"]:
+            before = next((gate for gate in each.gates if gate["gate"] == APPROVAL), None)
+            signed = next((gate for gate in each.gates if gate["gate"] == "signature"), None)
+            if before is None or signed is None or each.kind not in self.kinds:
+                continue
+            live, authors = self.sources.beside(SOURCE_OF[each.kind]), signed["details"].get("authors", ())
+            told = (await self.trust.approval(each.kind, await self._tree(each), live, authors)).to_json()
+            if (told["passed"], told["said"]) == (before["passed"], before["said"]):
+                continue
+            standing = await self._took(
+                "approve", [Move(each.kind, each.digest, "judged", each.version, gates=(told,))], standing
+            )
+            if told["passed"]:
+                await self._begin_way(_same(standing, [each]), standing)
+                standing = await self.desk.revisions()
+        return standing
 
     async def _begin_way(self, passed: Sequence[Revision], standing: list[Revision]) -> None:
         """The first step after the gates; the first revision of a kind has nothing to be compared with."""
         first = any(_live(standing, each.kind) is None for each in passed)
         verb: Verb = "activate" if first else self.desk.plan.begins(asked=False)
         moves = [Move(each.kind, each.digest, verb, each.version) for each in passed]
+        if verb == "wait" and all(each.state == "waiting" for each in passed):
+            return
         if verb != "wait":
             moves += [move for each in passed for move in replaced(standing, each, verb)]
         await self._took(verb, moves, standing)
@@ -277,6 +341,10 @@ class Lifecycle:
             if not before:
                 continue
             last = max(before, key=lambda each: each.served_us)
+            if await self._takes_away(wanted, last):
+                # Nothing takes protection away by itself: it goes on as it is, and somebody is told why.
+                _log.error("revisions: %s cannot go live (%s), and going back takes persons", live.name, why)
+                continue
             said = f"could not go live: {why}"
             moves = [
                 Move(kind, live.digest, "refuse", live.version, said),
@@ -284,6 +352,15 @@ class Lifecycle:
             ]
             standing = await self._took("rollback", moves, standing, said)
         return standing
+
+    async def _takes_away(self, live: Tree, last: Revision) -> bool:
+        """Whether going back by itself would change what takes two persons; what cannot be read counts as that."""
+        before = await self._tree(last)
+        try:
+            sides = await asyncio.to_thread(lambda: (side_of(last.kind, live), side_of(last.kind, before)))
+        except RevisionError:
+            return True
+        return bool(protected_changes(*sides))
 
     async def _go_on(self, standing: list[Revision]) -> list[Revision]:
         """Steps that are due."""

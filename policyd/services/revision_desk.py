@@ -20,13 +20,14 @@ from audit.query import blob
 from audit.record import BODY_MAX_BYTES, Blob, Entry, Search, encode, personal
 from audit.store import Position
 from policyd.core.principal import LOCAL, Principal
-from policyd.errors import Forbidden, NotFound, RevisionConflict, RevisionError
+from policyd.errors import ApprovalRefused, Forbidden, NotFound, RevisionConflict, RevisionError
 from policyd.revisions.kept import Tree
 from policyd.revisions.states import ON_ITS_WAY, Move, Plan, Revision, Verb, moved
 from policyd.services.clock import Now, now_us, rfc3339, uuid7
 from policyd.services.decisions import SnapshotNow
 from policyd.services.proposals import Deed
 from policyd.services.revision_rows import Step, read_revisions
+from policyd.services.trust import Trust
 
 T = TypeVar("T")
 RECORD_VERSION: Final = 2
@@ -52,6 +53,8 @@ class RevisionDesk:
     log: Log
     reader: Reader
     plan: Plan
+    trust: Trust | None = None
+    """Who must approve going back, as going forward; None when nobody is named who could."""
     now: Now = now_us
 
     async def revisions(self) -> list[Revision]:
@@ -140,6 +143,7 @@ class RevisionDesk:
         return the_one(await self.revisions(), digest)
 
     async def _back(self, chosen: Revision, standing: Sequence[Revision], by: Principal, request_id: str) -> Revision:
+        await self._require_approved(chosen, standing)
         said = f"a person went back to {chosen.name}"
         same = [each for each in standing if each.kind == chosen.kind]
         left = [each for each in same if each.state == "live" or each.state in ON_ITS_WAY]
@@ -147,6 +151,19 @@ class RevisionDesk:
         moves.append(Move(chosen.kind, chosen.digest, "rollback", chosen.version, said))
         await self.take("rollback", moves, standing, said=said, by=by, request_id=request_id)
         return the_one(await self.revisions(), chosen.digest)
+
+    async def _require_approved(self, chosen: Revision, standing: Sequence[Revision]) -> None:
+        """Raise ``ApprovalRefused`` when going back changes what takes persons, and they have not approved it."""
+        live = next((each for each in standing if each.kind == chosen.kind and each.state == "live"), None)
+        if self.trust is None or live is None or live.digest == chosen.digest:
+            return
+        result = await self.trust.approval(chosen.kind, await self.files(chosen), await self.files(live))
+        if not result.passed:
+            raise ApprovalRefused(
+                f"going back to {chosen.name} is {result.said}",
+                findings=result.findings,
+                remedy=f"have it approved in the place of {live.digest}: `policyd policy approve`",
+            )
 
 
 def the_one(standing: Sequence[Revision], digest: str, kind: str | None = None) -> Revision:
@@ -189,6 +206,17 @@ def tree_of(content: bytes, commit: str | None) -> Tree:
     return Tree.of({PurePosixPath(path): text.encode("latin-1") for path, text in files.items()}, commit)
 
 
+def _unnamed(gate: Mapping[str, Any]) -> dict[str, Any]:
+    """What a gate said, for an entry: who signed and approved stands in their own entries, where it can be erased."""
+    if gate["gate"] not in ("signature", "approval"):
+        return dict(gate)
+    details = {name: gate["details"][name] for name in _NO_PERSONS if name in gate["details"]}
+    return {"gate": gate["gate"], "passed": gate["passed"], "details": details}
+
+
+_NO_PERSONS: Final = ("commit", "key", "signers", "needed", "replaces", "protected_total")
+
+
 def _entry(
     action: str,
     told: Sequence[Mapping[str, Any]],
@@ -199,9 +227,9 @@ def _entry(
     request_id: str | None,
 ) -> Entry:
     entry_id = uuid7(time_us)
-    gates = [dict(gate) for move in moves for gate in move.gates]
+    gates = [_unnamed(gate) for move in moves for gate in move.gates]
     if len(orjson.dumps(gates)) > GATES_MAX_BYTES:
-        gates = [{**gate, "findings": gate["findings"][:3], "details": {}} for gate in gates]
+        gates = [{**gate, "findings": gate.get("findings", [])[:3], "details": {}} for gate in gates]
     fields = {
         "v": RECORD_VERSION,
         "kind": "revision",

@@ -27,7 +27,6 @@ from policyd.revisions.protected_changes import FleetSide, PolicySide, Side, pro
 from policyd.revisions.signature_gate import NAME as SIGNATURE
 from policyd.revisions.signature_gate import signature_gate
 from policyd.services.clock import Now, now_us
-from policyd.services.gate_runs import Offer
 from policyd.services.revision_approvals import Reader, approval_of, records_of, signers_of
 
 SUFFIXES: Final = {"policy": policy_files.SUFFIXES, "fleet": fleet_files.SUFFIXES}
@@ -78,12 +77,6 @@ class Trust:
             self.now(),
             besides,
         )
-
-    async def signatures(self, offer: Offer) -> Sequence[GateResult]:
-        """The gate of signatures for what is offered, in the lifecycle; nothing when nobody is to be told."""
-        if self.settings.allowed_signers_file is None:
-            return ()
-        return [await self.signature(kind, tree) for kind, tree in offer.candidates.items()]
 
 
 def side_of(kind: str, tree: Tree) -> Side:
