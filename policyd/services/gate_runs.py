@@ -10,16 +10,15 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
 
 from policyd.errors import EngineError, Finding
 from policyd.revisions.gates import GateResult
-from policyd.revisions.kept import Tree
 from policyd.revisions.tree_files import TreeFiles
 
 ANSWER_MAX_BYTES: Final = 16 * 1024 * 1024
@@ -27,13 +26,11 @@ ANSWER_MAX_BYTES: Final = 16 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What gates judge: the kinds that are new, and both trees. ``gates`` are those that are to run; ``candidates`` are
-    the trees that are new, by kind, with what shows which commit holds them."""
+    """What gates judge: the kinds that are new, and both trees. ``gates`` are those that are to run."""
 
     kinds: tuple[str, ...]
     trees: TreeFiles
     gates: tuple[str, ...]
-    candidates: Mapping[str, Tree] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
