@@ -240,7 +240,16 @@ class ProposalSettings(_Section):
 
 
 WebhookName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
-EventName = Literal["budget.threshold", "budget.set", "proposal.opened", "proposal.approved", "compliance.lapsed"]
+EventName = Literal[
+    "budget.threshold",
+    "budget.set",
+    "proposal.opened",
+    "proposal.approved",
+    "compliance.lapsed",
+    "waiver.requested",
+    "waiver.granted",
+    "waiver.break_glass",
+]
 
 
 class WebhookSettings(_Section):
@@ -250,10 +259,12 @@ class WebhookSettings(_Section):
     events: Annotated[tuple[EventName, ...], Field(min_length=1)] = Field(
         ("budget.threshold",),
         description="of what: `budget.threshold`, `budget.set`, `proposal.opened`, `proposal.approved`, "
-        "`compliance.lapsed`",
+        "`compliance.lapsed`, `waiver.requested`, `waiver.granted`, `waiver.break_glass`",
     )
-    form: Literal["json", "alertmanager"] = Field(
-        "json", description="`json`: one object; `alertmanager`: a list of one alert, for its `/api/v2/alerts`"
+    form: Literal["json", "alertmanager", "servicenow", "jira"] = Field(
+        "json",
+        description="`json`: one object; `alertmanager`: a list of one alert, for its `/api/v2/alerts`; "
+        "`servicenow` and `jira`: the fields of a record or an issue",
     )
     secret_file: Path | None = Field(
         None, description="file with the secret that signs (Standard Webhooks, HMAC-SHA-256); none: nothing is signed"

@@ -156,6 +156,10 @@ class DecisionDocument(_Answer):
     fleet: Json
     facts: Json
     waivers: list[StoodOnDocument] = []
+    approval: Json | None = Field(
+        None,
+        description="when it is denied by `approval_required`: `pools` with their `rules`, and where to `request` it",
+    )
     audit: PositionDocument
 
 

@@ -188,6 +188,7 @@ class Decision(TypedDict):
     policy: Json
     fleet: Json
     waivers: NotRequired[list[StoodOn]]
+    approval: NotRequired[Json]
     audit: Position
 
 

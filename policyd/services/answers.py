@@ -8,14 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any, Final, NamedTuple
 
 import orjson
 
 from audit.record import Blob, Entry, Filled, Form, Personal, Search, Term, digest, encode, fixed, personal
 from policyd.core.budgets import account_path
-from policyd.core.decide import Decision, obligations_json, ranked_json, rejected_json
+from policyd.core.decide import (
+    APPROVAL_REQUIRED,
+    Decision,
+    awaiting_approval,
+    obligations_json,
+    ranked_json,
+    rejected_json,
+)
 from policyd.core.facts import Facts
 from policyd.core.places import GROUPS
 from policyd.core.principal import Principal
@@ -137,6 +144,8 @@ def _after(made: Made, audit: Mapping[str, Any] | None) -> bytes:
     last: dict[str, Any] = {"audit": audit}
     if decision.denied_by is not None:
         last["denied_by"] = decision.denied_by
+    if decision.denied_by == APPROVAL_REQUIRED:
+        last["approval"] = approval_json(made.sheet)
     if made.waivers:
         last["waivers"] = [waiver_json(waiver) for waiver in made.waivers]
     shared = _stood_on(made.sheet.digest, made.revisions, made.facts.digest, made.facts.observed_at)
@@ -160,6 +169,15 @@ def _stood_on(sheet: str, revisions: Revisions, facts: str, observed_at: str | N
         if since is not None:
             document[kind]["stale_since"] = since
     return b"," + orjson.dumps(document)[1:-1] + b","
+
+
+def approval_json(sheet: Sheet) -> dict[str, Any]:
+    """What a person may approve, pool by pool, and the path where that is requested."""
+    asked = [
+        {"pool": entry.pool, "rules": [f"{each['policy']}.{each['rule']}" for each in entry.violations]}
+        for entry in awaiting_approval(sheet)
+    ]
+    return {"request": "/v1/waivers", "pools": sorted(asked, key=itemgetter("pool"))}
 
 
 def waiver_json(waiver: Waiver) -> dict[str, Any]:

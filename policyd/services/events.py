@@ -84,6 +84,37 @@ def _lapsed(body: Mapping[str, Any]) -> Told:
     return Told(severity, summary, {"policy": str(body["policy"][0]), "fleet": str(body["fleet"][0])})
 
 
+def _requested(body: Mapping[str, Any]) -> Told:
+    asked = body["document"]
+    summary = f"{_lifted(body)} waits for a second person until {body['expires']}: {asked['reason']}"
+    return Told(
+        "warning", summary, {"waiver": body["id"], "waiver_kind": asked["kind"], "approve": _approval_path(body)}
+    )
+
+
+def _granted(body: Mapping[str, Any]) -> Told:
+    asked = body["document"]
+    summary = f"{_lifted(body)} is in force until {asked['expires_at']}: {asked['reason']}"
+    return Told("info", summary, {"waiver": body["waiver"], "waiver_kind": asked["kind"]})
+
+
+def _broken(body: Mapping[str, Any]) -> Told:
+    asked = body["document"]
+    summary = f"the glass is broken: {_lifted(body)} until {asked['expires_at']}: {asked['reason']}"
+    return Told("critical", summary, {"waiver": body["waiver"], "waiver_kind": "break_glass"})
+
+
+def _lifted(body: Mapping[str, Any]) -> str:
+    asked = body["document"]
+    scope = [f"{name} {asked[name]}" for name in ("project", "pool", "model") if name in asked]
+    what = f"{asked['kind'].replace('_', ' ')} of {asked.get('rule', 'every soft rule')}"
+    return f"{what} for {', '.join([str(_tenant(body)), *scope])}"
+
+
+def _approval_path(body: Mapping[str, Any]) -> str:
+    return f"/v1/waivers/{body['id']}/approval"
+
+
 def _tenant(body: Mapping[str, Any]) -> str | None:
     """The tenant that the scope of an entry names."""
     scope = body.get("scope")
@@ -103,9 +134,12 @@ _ROWS: Final[Mapping[tuple[Kind, str | None], tuple[str, Callable[[Mapping[str, 
     ("proposal", None): ("proposal.opened", _proposed),
     ("approval", None): ("proposal.approved", _approved),
     ("compliance", "lapsed"): ("compliance.lapsed", _lapsed),
+    ("proposal", "waiver"): ("waiver.requested", _requested),
+    ("waiver", "granted"): ("waiver.granted", _granted),
+    ("waiver", "break_glass"): ("waiver.break_glass", _broken),
 }
 NOT_TOLD: Final = frozenset({"salt", "document"})
-"""What stays in the log: what only a hash needs, and what is proposed, which may name a person."""
+"""What stays in the log: what only a hash needs, and what is proposed, which may name a person. A waiver names none."""
 EVENT_NAMES: Final = tuple(name for name, _ in _ROWS.values())
 KINDS_HEARD: Final[tuple[Kind, ...]] = tuple(dict.fromkeys(kind for kind, _ in _ROWS))
 
@@ -113,12 +147,14 @@ KINDS_HEARD: Final[tuple[Kind, ...]] = tuple(dict.fromkeys(kind for kind, _ in _
 def event_of(picked: Picked) -> Event | None:
     """The event that an entry is; None when nobody wants to hear of such an entry."""
     body = picked.document()
-    row = _ROWS.get((picked.kind, body.get("event")))
+    of_waiver = picked.kind == "proposal" and body.get("action") == "waiver"
+    row = _ROWS.get((picked.kind, "waiver" if of_waiver else body.get("event")))
     if row is None:
         return None
     name, tell = row
     told = tell(body)
     account = told.labels.get("account")
     tenant = _tenant(body) if account is None else None if account == "*" else str(account).split("/")[0]
-    document = {key: value for key, value in body.items() if key not in NOT_TOLD}
+    hidden = {"salt"} if of_waiver or picked.kind == "waiver" else NOT_TOLD
+    document = {key: value for key, value in body.items() if key not in hidden}
     return Event(name, picked.id, picked.index, picked.time_us, tenant, told, document)

@@ -31,6 +31,45 @@ def test_a_proposal_is_told_without_what_is_proposed() -> None:
     assert "all tenants" in everywhere.told.summary
 
 
+WAIVER = {
+    "kind": "waiver",
+    "rule": "sla.stream_too_slow",
+    "pool": "onprem-fra-a100",
+    "reason": "change 4711",
+    "expires_at": "2026-12-01T12:00:00.000000Z",
+}
+ASKED = {"action": "waiver", "expires": "2026-11-30T00:00:00.000000Z", "scope": ["eu-bank", None, None]}
+
+
+def test_a_waiver_is_told_with_its_reason_and_the_way_to_approve_it() -> None:
+    found = event("proposal", **ASKED, document=WAIVER)
+    assert found is not None
+    assert (found.name, found.tenant, found.told.severity) == ("waiver.requested", "eu-bank", "warning")
+    assert "waiver of sla.stream_too_slow for eu-bank, pool onprem-fra-a100" in found.told.summary
+    assert found.document["document"] == WAIVER
+    issue = orjson.loads(body_of(found, "jira", "policyd/0"))["fields"]
+    record = orjson.loads(body_of(found, "servicenow", "policyd/0"))
+    for text in (issue["description"], record["description"]):
+        assert f"approve: /v1/waivers/{ID}/approval" in text
+        assert "change 4711" in text
+    assert (record["correlation_id"], record["urgency"]) == (ID, "2")
+    assert issue["labels"] == ["policyd", "waiver-requested", "eu-bank"]
+    assert len(issue["summary"]) <= 160
+
+
+def test_broken_glass_is_critical_and_a_granted_waiver_is_told() -> None:
+    broken = {name: value for name, value in WAIVER.items() if name != "rule"} | {"kind": "break_glass"}
+    scope = ["eu-bank", None, None]
+    found = event("waiver", event="break_glass", waiver=ID, scope=scope, document=broken)
+    assert found is not None
+    assert (found.name, found.told.severity) == ("waiver.break_glass", "critical")
+    assert "every soft rule" in found.told.summary
+    assert orjson.loads(body_of(found, "servicenow", "policyd/0"))["urgency"] == "1"
+    granted = event("waiver", event="granted", waiver=ID, scope=scope, document=WAIVER)
+    assert granted is not None
+    assert (granted.name, granted.told.severity) == ("waiver.granted", "info")
+
+
 def test_an_approval_is_told_and_other_entries_are_not() -> None:
     found = event("approval", action="budget.set", scope=["eu-bank", None, None])
     assert found is not None
