@@ -114,7 +114,7 @@ def test_an_approval_rule_names_no_enforcement(tmp_path: Path) -> None:
     async def run() -> None:
         engine = EmbeddedEngine(1)
         try:
-            with pytest.raises(PolicyInvalid, match="1 findings") as raised:
+            with pytest.raises(PolicyInvalid) as raised:
                 await engine.load(load_policy_tree(tree_in(tmp_path / "policies", faulty)))
             assert "it names no enforcement" in raised.value.findings[0].message
         finally:
