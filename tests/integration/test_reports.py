@@ -38,7 +38,10 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Generator[tuple[ApiServe
         {"name": "bank-auditor", "grants": [granted("auditor", tenant="eu-bank")]},
         {"name": "nobody", "grants": []},
     )
-    with serving({"data_dir": folder / "data", "auth": {"tokens_file": folder / "tokens.yaml"}}) as server:
+    # One entry for all refusals of a principal, also when the tests take long: they count entries.
+    limits = {"refusals_interval_ms": 3_600_000}
+    auth = {"tokens_file": folder / "tokens.yaml"}
+    with serving({"data_dir": folder / "data", "auth": auth, "limits": limits}) as server:
         for workload in REQUESTS:
             server.client.post("/v1/decisions", json={"workload": workload}, headers=bearer(tokens["platform"]))
         assert server.client.get("/v1/decisions", headers=bearer(tokens["nobody"])).status_code == 403
