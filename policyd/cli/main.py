@@ -28,6 +28,7 @@ from policyd.cli import (
     failures,
     fleet,
     policy,
+    policy_diff,
     policy_impact,
     pool,
     serve,
@@ -60,6 +61,7 @@ app.command()(two_persons.approve)
 app.add_typer(pool.app)
 app.add_typer(budget.app)
 app.add_typer(fleet.app)
+policy.app.command()(policy_diff.diff)
 policy.app.command()(policy_impact.impact)
 app.add_typer(policy.app)
 audit.app.command()(audit_report.report)

@@ -45,7 +45,7 @@ def test_the_commands_are_those_of_the_contract() -> None:
         "policy approve",
         "compliance",
         *("waiver request", "waiver approve", "waiver list", "waiver break-glass"),
-        *("policy activate", "policy log", "policy rollback", "policy impact"),
+        *("policy activate", "policy log", "policy rollback", "policy impact", "policy diff"),
         *("config show", "config schema", "audit search", "audit show", "audit report", "token new"),
         *(
             "budget list",
