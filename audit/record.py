@@ -145,42 +145,56 @@ class Search(NamedTuple):
 
 
 SEARCH_FIELDS: Final = Search._fields
+REQUEST_ID: Final = SEARCH_FIELDS.index("request_id")
 NOT_SEARCHED: Final = Search()
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One thing that happened. ``id`` is a UUIDv7 in lower-case text, ``time_us`` UTC microseconds since 1970.
-
-    Raises ``RecordInvalid`` when a rule of this module is broken.
-    """
-
+class _Fields(NamedTuple):
     kind: Kind
     id: str
     time_us: int
     body: bytes
-    search: Search = NOT_SEARCHED
-    terms: tuple[Term, ...] = ()
-    personal: tuple[Personal, ...] = ()
-    token: str | None = None
-    """What it is found by in the place of its principal, once its personal fields are encrypted."""
+    search: Search
+    terms: tuple[Term, ...]
+    personal: tuple[Personal, ...]
+    token: str | None
 
-    def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise RecordInvalid(f"kind {self.kind!r} is none of {', '.join(KINDS)}")
-        if not is_entry_id(self.id):
-            raise RecordInvalid(f"id {self.id!r} is not a UUIDv7 in canonical text")
-        if type(self.time_us) is not int or not 0 <= self.time_us <= INTEGER_MAX:
+
+class Entry(_Fields):
+    """One thing that happened. ``id`` is a UUIDv7 in lower-case text, ``time_us`` UTC microseconds since 1970; by
+    ``token`` it is found in the place of its principal, once its personal fields are encrypted.
+
+    Raises ``RecordInvalid`` when a rule of this module is broken.
+    """
+
+    __slots__ = ()
+
+    def __new__(
+        cls,
+        kind: Kind,
+        id: str,
+        time_us: int,
+        body: bytes,
+        search: Search = NOT_SEARCHED,
+        terms: tuple[Term, ...] = (),
+        personal: tuple[Personal, ...] = (),
+        token: str | None = None,
+    ) -> Entry:
+        """An entry that was checked."""
+        if kind not in KINDS:
+            raise RecordInvalid(f"kind {kind!r} is none of {', '.join(KINDS)}")
+        if not is_entry_id(id):
+            raise RecordInvalid(f"id {id!r} is not a UUIDv7 in canonical text")
+        if type(time_us) is not int or not 0 <= time_us <= INTEGER_MAX:
             raise RecordInvalid("time_us is not a count of microseconds since 1970 within 2^53-1")
-        if type(self.body) is not bytes or not self.body:
+        if type(body) is not bytes or not body:
             raise RecordInvalid("the body is not bytes, or is empty")
-        length = self.length_bytes
-        if length > BODY_MAX_BYTES:
-            raise RecordInvalid(f"the body has {length} bytes; an entry holds at most {BODY_MAX_BYTES}")
-        for name, value in zip(SEARCH_FIELDS, self.search, strict=True):
-            if value is not None and not (type(value) is str and _fits(value)):
-                _check_value(name, value)
-        _check_terms(self.terms, TERM_FIELDS)
+        _check_search(search)
+        _check_terms(terms, TERM_FIELDS)
+        made = super().__new__(cls, kind, id, time_us, body, search, terms, personal, token)
+        if made.length_bytes > BODY_MAX_BYTES:
+            raise _too_long(made.length_bytes)
+        return made
 
     @property
     def length_bytes(self) -> int:
@@ -192,31 +206,21 @@ class Entry:
     def sealed(self, key: str, value: bytes, token: str | None, terms: tuple[Term, ...]) -> Entry:
         """``begun_with`` for its personal fields, encrypted; it is found by ``token`` in the place of its principal,
         and by ``terms`` that name no person."""
-        begun = self.begun_with(key, value)
-        object.__setattr__(begun, "personal", ())
-        object.__setattr__(begun, "token", token)
-        object.__setattr__(begun, "terms", terms)
-        return begun
+        return Entry._make((*self.begun_with(key, value)[:5], terms, (), token))
 
     def begun_with(self, key: str, value: bytes) -> Entry:
         """The same entry with one more field in front: ``key`` sorts before the others, ``value`` is canonical JSON.
 
         All else was checked when the entry was made. Raises ``RecordInvalid`` when the body becomes too long.
         """
-        body = b'{"' + key.encode() + b'":' + value + b"," + self.body[1:]
+        body = b'{"%b":%b,%b' % (key.encode(), value, self.body[1:])
         if len(body) > BODY_MAX_BYTES:
-            raise RecordInvalid(f"the body has {len(body)} bytes; an entry holds at most {BODY_MAX_BYTES}")
-        begun = object.__new__(Entry)
-        set_field = object.__setattr__
-        set_field(begun, "kind", self.kind)
-        set_field(begun, "id", self.id)
-        set_field(begun, "time_us", self.time_us)
-        set_field(begun, "body", body)
-        set_field(begun, "search", self.search)
-        set_field(begun, "terms", self.terms)
-        set_field(begun, "personal", self.personal)
-        set_field(begun, "token", self.token)
-        return begun
+            raise _too_long(len(body))
+        return Entry._make((*self[:3], body, *self[4:]))
+
+
+def _too_long(length_bytes: int) -> RecordInvalid:
+    return RecordInvalid(f"the body has {length_bytes} bytes; an entry holds at most {BODY_MAX_BYTES}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -419,9 +423,25 @@ def _check_terms(terms: tuple[Term, ...], allowed: tuple[str, ...]) -> None:
         _check_value(field, value)
 
 
+def _check_search(search: Search) -> None:
+    """Thousands of entries differ in the request that carried them only."""
+    try:
+        if _fits(search.request_id) and _all_fit(search[:REQUEST_ID]) and _all_fit(search[REQUEST_ID + 1 :]):
+            return
+    except TypeError:  # what has no hash is no text either, and is named below
+        pass
+    for name, value in zip(SEARCH_FIELDS, search, strict=True):
+        if value is not None:
+            _check_value(name, value)
+
+
 @lru_cache(maxsize=8_192)
-def _fits(text: str) -> bool:
-    return 0 < len(text) <= VALUE_MAX_CHARS and encodable(text)
+def _all_fit(values: tuple[object, ...]) -> bool:
+    return all(map(_fits, values))
+
+
+def _fits(value: object) -> bool:
+    return value is None or (isinstance(value, str) and 0 < len(value) <= VALUE_MAX_CHARS and encodable(value))
 
 
 def _check_value(field: str, value: object) -> None:

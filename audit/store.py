@@ -16,21 +16,21 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import sha256
-from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol, TypeVar
 from urllib.parse import quote
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, Connection, Engine, Table, bindparam, create_engine, event, func, select
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool, QueuePool
 
 from audit import schema
 from audit.block_store import BlockRows, Sealer, full_blocks
 from audit.block_tables import BLOCK, POSTING
 from audit.errors import EntriesRefused, LogCorrupt, LogUnavailable
-from audit.record import KINDS, SEARCH_FIELDS, TERM_FIELDS, Blob, Entry, is_entry_id, leaf_hash
+from audit.record import KINDS, REQUEST_ID, SEARCH_FIELDS, TERM_FIELDS, Blob, Entry, is_entry_id, leaf_hash
+from audit.statements import run
 from audit.tables import BLOB, BODY, ENTRY, ENTRY_TERM, LOG, META, SHEET_TERM, WORD, has_body, index_of, place
 from audit.tree_tables import STEP, TREE_NODE
 
@@ -47,8 +47,6 @@ ROWS_PER_STATEMENT_MAX: Final = 512
 READERS_MAX: Final = 4
 
 T = TypeVar("T")
-
-word_values = attrgetter(*(name for name in SEARCH_FIELDS if name != "request_id"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,13 +334,14 @@ def _refuse_missing_sheets(connection: Connection, tail: Tail, entries: Sequence
         raise EntriesRefused({entry.id: reason for entry in entries if entry.search.sheet in missing})
 
 
-_PRINCIPAL: Final = [name for name in SEARCH_FIELDS if name != "request_id"].index("principal")
+_PRINCIPAL: Final = SEARCH_FIELDS.index("principal")
 
 
 def searched(entry: Entry) -> tuple[str | None, ...]:
     """The words that an entry is found by, in the order of the columns."""
-    words: tuple[str | None, ...] = word_values(entry.search)
-    return words if entry.token is None else (*words[:_PRINCIPAL], entry.token, *words[_PRINCIPAL + 1 :])
+    search = entry.search
+    found = search.principal if entry.token is None else entry.token
+    return (*search[:_PRINCIPAL], found, *search[_PRINCIPAL + 1 : REQUEST_ID], *search[REQUEST_ID + 1 :])
 
 
 def _words_of(found_by: Iterable[Iterable[str | None]], entries: Sequence[Entry], blobs: Sequence[Blob]) -> set[str]:
@@ -458,7 +457,7 @@ class _SqliteRows:
     ) -> Collection[bytes]:
         try:
             _insert(connection, ENTRY, entries)
-        except IntegrityError:
+        except sqlite3.IntegrityError:
             ids = [row[1] for row in entries]
             return _existing(connection, ENTRY, "id", ids) or ids
         _insert(connection, BODY, [(row[0], body) for row, body in zip(entries, bodies, strict=True)])
@@ -480,7 +479,7 @@ def _insert(connection: Connection, table: Table, rows: Sequence[tuple[Any, ...]
         padded = 1 << (len(part) - 1).bit_length()
         values = [value for row in part for value in row]
         values.extend([None] * (len(table.c) * (padded - len(part))))
-        connection.exec_driver_sql(_insert_sql(table, padded, verb), tuple(values))
+        run(connection, _insert_sql(table, padded, verb), values)
 
 
 @lru_cache(maxsize=128)

@@ -21,7 +21,7 @@ from sqlalchemy import BigInteger, Connection, Row, cast, func, select
 from policyd.errors import Overloaded, PolicydError
 from policyd.ledger import rows
 from policyd.ledger.changes import LimitKey, SetLimit, Setting, changed, effective, key_of, wanted
-from policyd.ledger.plans import Plans, placed
+from policyd.ledger.plans import Plan, Plans, placed
 from policyd.ledger.rules import (
     AccountKey,
     Changed,
@@ -250,9 +250,13 @@ class LedgerRows:
     def _limits(self, operations: Iterable[Operation], time_us: int) -> dict[AccountKey, tuple[Limit, int | None]]:
         """The limits that are charged or changed, by account, with the end of its window; the last word counts."""
         limits: dict[AccountKey, tuple[Limit, int | None]] = {}
+        seen: dict[int, Plan] = {}  # held, so that no other object takes its place
         for operation in operations:
             if isinstance(operation, Reservation):
-                limits.update(self._plans.plan(operation.charges, time_us).limits)
+                plan = self._plans.plan(operation.charges, time_us)
+                if id(plan) not in seen:
+                    seen[id(plan)] = plan
+                    limits.update(plan.limits)
             elif isinstance(operation, Change):
                 for setting in operation.settings:
                     now, then = self._plans.place(setting.ceiling, time_us), placed(wanted(setting), time_us)

@@ -259,7 +259,8 @@ def _denied(entry: Entry, told: Mapping[str, Any]) -> Entry:
     denied = {**body, "admission": told, "outcome": "deny", "denied_by": "budget"}
     search = entry.search._replace(outcome="deny", denied_by="budget", pool=None, provider=None, country=None)
     terms = dict.fromkeys([*entry.terms, ("rule", NO_BUDGET), *(("rejected_pool", pool) for pool, _, _ in ranked)])
-    return replace(entry, body=encode(denied, salt), search=search, terms=tuple(terms))
+    written = encode(denied, salt)
+    return Entry(entry.kind, entry.id, entry.time_us, written, search, tuple(terms), entry.personal, entry.token)
 
 
 def _by_the_way(applied: Applied) -> Iterable[Entry]:

@@ -257,7 +257,13 @@ def entry_of(made: Made) -> Entry:
     terms += [("waiver", waiver.id) for waiver in made.waivers]
     terms += [("approver", name) for _, name in approvers]
     search = Search(
-        **_scope(workload),
+        tenant=workload.tenant,
+        project=workload.project,
+        environment=workload.environment,
+        model=workload.model,
+        model_version=workload.model_version,
+        classification=workload.classification,
+        sla_class=workload.sla_class,
         principal=made.principal,
         outcome=decision.outcome,
         denied_by=decision.denied_by,

@@ -48,11 +48,12 @@ def random_16() -> bytes:
 
 def uuid7(time_us: int) -> str:
     """A UUIDv7 for a time in microseconds, as lower-case text."""
-    value = (time_us // 1_000) << 80 | int.from_bytes(random_16()[:10], "big")
-    value = value & ~(0xF << 76) | (0x7 << 76)
-    value = value & ~(0x3 << 62) | (0x2 << 62)
-    text = f"{value:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    moment, drawn = f"{time_us // 1_000:012x}", random_16().hex()
+    return f"{moment[:8]}-{moment[8:]}-7{drawn[:3]}-{_VARIANT[drawn[3]]}{drawn[4:7]}-{drawn[7:19]}"
+
+
+_VARIANT: Final = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
+"""Two random bits behind the two that say which kind of identifier it is."""
 
 
 def rfc3339(time_us: int) -> str:

@@ -200,7 +200,8 @@ class DecisionService:
             facts, facts_blob = self.facts.current()
             framed = self._place(snapshot, request, principal, facts, time_us)
             workload = framed.normalised.workload
-            require_scope(principal, snapshot.entitlements, "decide", workload)
+            if not framed.decides:
+                require_scope(principal, snapshot.entitlements, "decide", workload)
             stages.ended("normalise")
             known = self.book.find(snapshot, framed.key)
             sheet = known or await self._make_sheet(snapshot, framed, (request.workload, principal))

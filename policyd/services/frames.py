@@ -29,6 +29,7 @@ from policyd.ledger.changes import LimitKey, SetLimit
 from policyd.ledger.chart import Chart, ceilings_of, levels, limits_of
 from policyd.ledger.rules import Limit
 from policyd.services.clock import day, hour_of_week
+from policyd.services.permission import OBJECT
 
 FRAMES_MAX = 4_096
 NOTHING_SET: Final[Mapping[LimitKey, SetLimit]] = {}
@@ -49,6 +50,7 @@ class Frame:
     zone: str
     charged: tuple[Limit, ...]
     levels: tuple[str, ...]
+    decides: bool
     keys: dict[tuple[Any, ...], bytes] = field(default_factory=dict)
 
 
@@ -64,6 +66,8 @@ class Framed(NamedTuple):
     """The limits that it is charged to, of every level."""
     groups: Mapping[str, str] = MappingProxyType({})
     """The group of each pool."""
+    decides: bool = False
+    """Whether the principal may decide where the workload belongs."""
 
     def document(self, snapshot: Snapshot) -> Mapping[str, Any]:
         """The class side of the input document."""
@@ -108,7 +112,7 @@ class Frames:
             if len(frame.keys) >= KEYS_PER_FRAME_MAX:
                 frame.keys.clear()
             frame.keys[sizes] = key
-        return Framed(normalised, key, crossed, hour, date, frame.charged, self._groups)
+        return Framed(normalised, key, crossed, hour, date, frame.charged, self._groups, frame.decides)
 
     def _frame(self, snapshot: Snapshot, request: WorkloadRequest, principal: Principal) -> Frame:
         found = self.limits()
@@ -127,7 +131,9 @@ class Frames:
         workload = template.workload
         scope = (tenant.name, workload.project, workload.environment)
         charged = limits_of(self._chart, *scope)
-        frame = Frame(template, budget_limits(tenant, workload.project), tenant.zone, charged, levels(*scope))
+        decides = principal.permitted(snapshot.entitlements, OBJECT, "decide", *scope)
+        limits = budget_limits(tenant, workload.project)
+        frame = Frame(template, limits, tenant.zone, charged, levels(*scope), decides)
         self._frames[key] = frame
         if len(self._frames) > FRAMES_MAX:
             self._frames.popitem(last=False)

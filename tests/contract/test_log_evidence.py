@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -144,7 +143,7 @@ def reserve(directory: DataDirectory, count: int) -> None:
     async def scenario() -> None:
         committer = await Committer.open(directory, durability="process_safe")
         try:
-            made = [replace(entry(nth), body=entry(nth).body[:-1] + WORKLOAD) for nth in range(count)]
+            made = [entry(nth)._replace(body=entry(nth).body[:-1] + WORKLOAD) for nth in range(count)]
             asked = [Reservation(each.id, tuple(Charge(limit, 7) for limit in LIMITS), 3_600_000_000) for each in made]
             await asyncio.gather(
                 *(committer.submit(each, operation=wish) for each, wish in zip(made, asked, strict=True))

@@ -8,7 +8,6 @@ import random
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, closing
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -255,7 +254,7 @@ def test_budgets_fold_over_bodies_that_are_gone(directory: DataDirectory, tmp_pa
     async def scenario() -> None:
         committer = await Committer.open(directory, durability="process_safe")
         try:
-            made = [replace(each, body=each.body[:-1] + WORKLOAD) for each in (entry(nth, 200) for nth in range(count))]
+            made = [each._replace(body=each.body[:-1] + WORKLOAD) for each in (entry(nth, 200) for nth in range(count))]
             for each in made:
                 wish = Reservation(each.id, tuple(Charge(limit, 7) for limit in LIMITS), 3_600_000_000)
                 await committer.submit(each, operation=wish)

@@ -27,7 +27,7 @@ entries = st.builds(
     lambda time_us, body, search, found: Entry("decision", uuid7(time_us), time_us, body, search, found),
     times,
     st.binary(min_size=1, max_size=500),
-    st.builds(Search, tenant=st.none() | words, outcome=st.none() | words),
+    st.builds(lambda tenant, outcome: Search(tenant=tenant, outcome=outcome), st.none() | words, st.none() | words),
     terms,
 )
 claims = st.none() | st.builds(Claim, st.binary(max_size=32), st.binary(max_size=32), times, times)
@@ -52,7 +52,8 @@ operations = st.one_of(
     st.builds(Extension, ids, amounts),
 )
 submissions = st.lists(
-    st.builds(Ticketed, amounts, st.builds(Submission, entries, blobs, claims, operations)), max_size=6
+    st.builds(Ticketed, amounts, st.tuples(entries, blobs, claims, operations).map(lambda given: Submission(*given))),
+    max_size=6,
 )
 outcomes = st.lists(
     st.tuples(
