@@ -25,12 +25,13 @@ from audit.store import Position
 from policyd.core.fleet import Fleet
 from policyd.core.normalise import known
 from policyd.core.principal import LOCAL, Principal
+from policyd.core.quantities import MAX_SAFE
 from policyd.core.snapshot import Snapshot
 from policyd.core.verdict import RuleDoc
 from policyd.core.waivers import LIFTS, Waiver
-from policyd.errors import Forbidden, NotFound, PolicydError, WaiverRefused, WaiverVoid
+from policyd.errors import Finding, Forbidden, NotFound, PolicydError, RequestError, WaiverRefused, WaiverVoid
 from policyd.services.actions import BREAK_GLASS, WAIVER
-from policyd.services.clock import Now, now_us, rfc3339, uuid7
+from policyd.services.clock import Now, from_rfc3339, now_us, rfc3339, uuid7
 from policyd.services.decisions import SnapshotNow
 from policyd.services.permission import visible_pools
 from policyd.services.proposals import Alone, Deed, Proposal
@@ -50,7 +51,7 @@ class Wish:
     tenant: str
     rule: str | None
     reason: str
-    expires_us: int
+    expires_at: str
     project: str | None = None
     pool: str | None = None
     model: str | None = None
@@ -179,19 +180,20 @@ class Waivers:
         """What is proposed, of names that exist and for a time that may be asked for."""
         snapshot, now_us = self.snapshots.current(), self.now()
         _check_scope(snapshot, wish)
-        if wish.expires_us <= now_us:
-            raise WaiverRefused(f"{rfc3339(wish.expires_us)} has passed", remedy="name an end that is still to come")
-        if wish.expires_us - now_us > longest_ms * 1_000:
+        expires_us = _moment(wish.expires_at)
+        if expires_us <= now_us:
+            raise WaiverRefused(f"{rfc3339(expires_us)} has passed", remedy="name an end that is still to come")
+        if expires_us - now_us > longest_ms * 1_000:
             raise WaiverRefused(
-                f"it would end at {rfc3339(wish.expires_us)}, more than {longest_ms // 1_000} s from now",
+                f"it would end at {rfc3339(expires_us)}, more than {longest_ms // 1_000} s from now",
                 remedy="ask for a shorter time; the limits are settings below `waivers`",
             )
         asked = {"project": wish.project, "pool": wish.pool, "model": wish.model}
         told = {
             **{name: value for name, value in asked.items() if value is not None},
             "reason": wish.reason,
-            "expires_us": wish.expires_us,
-            "expires_at": rfc3339(wish.expires_us),
+            "expires_us": expires_us,
+            "expires_at": rfc3339(expires_us),
         }
         if wish.rule is None:
             return told
@@ -223,6 +225,18 @@ def void_because(snapshot: Snapshot, waiver: Waiver) -> str | None:
     if doc.digest != waiver.rule_digest:
         return "the rule has changed since it was requested"
     return None
+
+
+def _moment(text: str) -> int:
+    """The end that somebody names. Raises ``RequestError``."""
+    try:
+        time_us = from_rfc3339(text)
+    except (ValueError, OverflowError):
+        time_us = -1
+    if not 0 <= time_us <= MAX_SAFE:
+        message = f"{text!r} is no time with a zone, such as 2026-12-01T12:00:00Z"
+        raise RequestError(f"expires_at: {message}", findings=[Finding("expires_at", message)])
+    return time_us
 
 
 def _check_scope(snapshot: Snapshot, wish: Wish) -> None:
