@@ -1,12 +1,15 @@
 """Which schema a log has, and bringing it up to the one that this program knows.
 
-    empty ──every revision──► head          opened for writing, under a name
+    empty ──sqlite.sql──► head              a file: what every revision together makes, written down
+    empty ──every revision──► head          PostgreSQL
     first release ──stamped 0001──► …       it made its tables without Alembic
     older revision ──the missing ones──► head
     head                                    nothing is done, and Alembic is not even loaded
 
 The revisions are the files of ``migrations/versions``, one chain for every table of the database, whoever fills it:
 ``v0003_what_it_is_for.py`` is revision 0003. ``meta`` repeats the number for programs that ask no Alembic.
+``sqlite.sql`` is printed by ``scripts/schema`` from these files, and a test holds it to them: a new log need not wait
+for Alembic.
 
 Rules: only opening for writing changes a schema, in the transaction of the caller; a reader recognises or refuses.
 It refuses: a database of another program, a log of a newer schema, a log whose two version numbers disagree.
@@ -26,6 +29,7 @@ from audit.tables import META
 
 MIGRATIONS: Final = Path(__file__).with_name("migrations")
 FIRST: Final = "0001"
+STATEMENT_END: Final = ";\n\n"
 STAMP: Final = Table("alembic_version", MetaData(), Column("version_num", String(32), primary_key=True))
 
 
@@ -44,11 +48,15 @@ def create_or_upgrade(connection: Connection, *, create: bool) -> bool:
     """
     tables = inspect(connection).get_table_names()
     if create and not tables:
-        _run(connection)
+        if connection.dialect.name == "sqlite":
+            for statement in (MIGRATIONS / "sqlite.sql").read_text(encoding="utf-8").split(STATEMENT_END)[:-1]:
+                connection.exec_driver_sql(statement)
+        else:
+            migrate(connection)
         connection.execute(META.insert(), {"key": "schema_version", "value": str(int(head()))})
         return True
     if _revision(connection, tables) != head():
-        _run(connection, stamp_first=STAMP.name not in tables)
+        migrate(connection, stamp_first=STAMP.name not in tables)
         connection.execute(META.update().where(META.c.key == "schema_version").values(value=str(int(head()))))
     return False
 
@@ -77,7 +85,8 @@ def _revision(connection: Connection, tables: list[str]) -> str:
     return str(stamped[0])
 
 
-def _run(connection: Connection, *, stamp_first: bool = False) -> None:
+def migrate(connection: Connection, *, stamp_first: bool = False) -> None:
+    """Every revision that is missing, by Alembic; does not commit."""
     # Imported here because it takes a quarter of a second, which a log of the current schema does without.
     from alembic import command
     from alembic.config import Config

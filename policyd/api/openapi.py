@@ -37,7 +37,7 @@ Json = dict[str, Any]
 class _Answer(BaseModel):
     """An answer may grow by fields; what is described stays."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", defer_build=True)
 
 
 class FindingDocument(BaseModel):

@@ -16,7 +16,7 @@ from policyd.api.openapi import content_of, problems_of, route
 class _Open(BaseModel):
     """AuthZEN has further fields ignored."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", defer_build=True)
 
 
 class AuthzenSubject(_Open):

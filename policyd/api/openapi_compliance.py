@@ -49,7 +49,7 @@ _EXAMPLE: Final[dict[str, Any]] = {
 class LapseDocument(BaseModel):
     """Decisions of one workload class on one pool that would be refused today."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", defer_build=True)
 
     urgency: str = Field(description="`now`: it runs, and a hard rule refuses it; `soon`; `review`")
     pool: str
@@ -63,7 +63,7 @@ class LapseDocument(BaseModel):
 class ComplianceDocument(BaseModel):
     """What was judged when, under which revisions, and what would be refused."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", defer_build=True)
 
     time: str
     within_days: int

@@ -37,7 +37,7 @@ _EXPORT_EXAMPLE: Final = (
 class ConsistencyDocument(BaseModel):
     """That the log of ``to`` entries begins with that of ``from`` entries (RFC 6962, section 2.1.2)."""
 
-    model_config = ConfigDict(extra="allow", populate_by_name=True)
+    model_config = ConfigDict(extra="allow", defer_build=True, populate_by_name=True)
 
     log: str = Field(description="the name of the log, which is the first line of its checkpoints")
     first: int = Field(alias="from", ge=1)
@@ -48,7 +48,7 @@ class ConsistencyDocument(BaseModel):
 class LostDocument(BaseModel):
     """The entries that were lost, by their indexes."""
 
-    model_config = ConfigDict(extra="allow", populate_by_name=True)
+    model_config = ConfigDict(extra="allow", defer_build=True, populate_by_name=True)
 
     first: int = Field(alias="from", ge=0)
     to: int = Field(ge=0)
@@ -57,7 +57,7 @@ class LostDocument(BaseModel):
 class KnownDocument(BaseModel):
     """The newest checkpoint that somebody kept of what was lost."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", defer_build=True)
 
     size: int = Field(ge=1)
     root: str = Field(description="in base64")
@@ -66,7 +66,7 @@ class KnownDocument(BaseModel):
 class GapDocument(BaseModel):
     """One restore of the log from a backup: an entry, at the index of the first entry that was lost."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", defer_build=True)
 
     index: int = Field(ge=0)
     id: str = Field(description="the id of the entry, whose receipt proves it")
@@ -81,7 +81,7 @@ class GapDocument(BaseModel):
 class GapsDocument(BaseModel):
     """What the log says that it has lost."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", defer_build=True)
 
     log: str
     items: list[GapDocument] = Field(max_length=1_000)

@@ -15,7 +15,7 @@ from policyd.api.openapi import content_of, parameter, problems_of, route
 class PushDocument(BaseModel):
     """What a git server says of a push; of all its fields only this one counts."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", defer_build=True)
 
     ref: str | None = Field(None, description="the branch or tag, such as `refs/heads/main`; none: any")
 
@@ -23,7 +23,7 @@ class PushDocument(BaseModel):
 class LookDocument(BaseModel):
     """What a push leads to."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", defer_build=True)
 
     looking: bool = Field(description="whether the sources are looked at; not when the push is of what nobody follows")
 

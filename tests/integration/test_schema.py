@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import MetaData
+from sqlalchemy import MetaData, create_engine
 
 from audit import blocks, query, schema, store
 from audit.block_tables import BLOCK, BLOCK_TABLES, POSTING
@@ -205,3 +207,16 @@ def test_the_revisions_are_one_chain_named_by_their_files() -> None:
     for script in scripts:
         assert re.match(rf"v{script.revision}_[a-z0-9_]+\.py", Path(script.path).name)
     assert scripts[0].revision == schema.head()
+
+
+def test_a_new_log_is_made_of_what_the_migrations_make(repository: Path, path: Path, tmp_path: Path) -> None:
+    script = repository / "scripts" / "schema"
+    written = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True, timeout=60).stdout
+    kept = (repository / "audit" / "migrations" / "sqlite.sql").read_text()
+    assert kept == written, "run scripts/schema > audit/migrations/sqlite.sql"
+    store.open_sqlite(path, "process_safe", origin="x").dispose()
+    migrated = create_engine(f"sqlite:///{tmp_path / 'migrated.sqlite'}")
+    with migrated.begin() as connection:
+        schema.migrate(connection)
+    migrated.dispose()
+    assert shape(path) == shape(tmp_path / "migrated.sqlite")
