@@ -16,11 +16,12 @@ from fastapi import APIRouter, Request
 from fastapi.responses import PlainTextResponse, Response
 
 from policyd.api.callers import owner_in, principal_of, readable, require_readable
-from policyd.api.openapi_log import CHECKPOINT, CONSISTENCY, EXPORT, GAPS, RECEIPT
+from policyd.api.openapi_log import CHECKPOINT, CONSISTENCY, ENTRIES, EXPORT, GAPS, RECEIPT
 from policyd.api.parts import Parts
 from policyd.api.queries import parameters
 from policyd.errors import Finding, Forbidden, RequestError
 from policyd.services.checkpoints import LogFiles, public_keys
+from policyd.services.exports import chosen_log, entries_page
 from policyd.services.proofs import consistency, export_page, gaps, newest_checkpoint, receipt
 from policyd.services.witnessing import words_kept
 
@@ -68,11 +69,18 @@ def log_router(parts: Parts) -> APIRouter:
     async def export(request: Request) -> Response:
         """The exact bytes of entries from `from` to a checkpoint. Ask again from its end, until nothing is new."""
         asked = parameters(request, ("from",))
-        principal = principal_of(request)
-        if readable(principal, parts.snapshot) is not None:
-            raise Forbidden(f"{principal.name!r} may not read the log of every tenant, which an export is")
+        _require_whole_log(request, parts)
         keys = await asyncio.to_thread(public_keys, LogFiles.within(parts.directory.path))
         page = await export_page(parts.reader, parts.committer.origin, keys, size_of(asked, "from") or 0)
+        return Response(page, headers=_NO_STORE, media_type="application/jsonl")
+
+    @router.get("/log/entries", summary="Entries of the log with what they are found by", **ENTRIES)
+    async def entries(request: Request) -> Response:
+        """Entries from `from` on, with their columns. Ask again from its end, until that is the size of the log."""
+        asked = parameters(request, ("from", "log"))
+        _require_whole_log(request, parts)
+        log = await chosen_log(parts.reader, asked.get("log", parts.committer.origin))
+        page = await entries_page(log, size_of(asked, "from") or 0)
         return Response(page, headers=_NO_STORE, media_type="application/jsonl")
 
     @router.get("/decisions/{id}/receipt", summary="The receipt of a decision", tags=["decisions"], **RECEIPT)
@@ -88,6 +96,13 @@ def log_router(parts: Parts) -> APIRouter:
         return PlainTextResponse(found.encode(), headers={**headers, **_NO_STORE})
 
     return router
+
+
+def _require_whole_log(request: Request, parts: Parts) -> None:
+    """Raise ``Forbidden`` unless the caller may read the log of every tenant."""
+    principal = principal_of(request)
+    if readable(principal, parts.snapshot) is not None:
+        raise Forbidden(f"{principal.name!r} may not read the log of every tenant, which an export is")
 
 
 def size_of(asked: dict[str, str], name: str) -> int | None:

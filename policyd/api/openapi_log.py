@@ -32,6 +32,7 @@ _EXPORT_EXAMPLE: Final = (
     '{"format":"policyd-export@v1","origin":"policyd/7f3a","key":"policyd/7f3a+1c2d3e4f+AUlj","from":300,"edge":[]}\n'
     '{"end":300,"checkpoints":0}\n'
 )
+_ENTRIES_EXAMPLE: Final = '{"format":"policyd-entries@v1","origin":"policyd/7f3a","from":300,"size":300}\n{"end":300}\n'
 
 
 class ConsistencyDocument(BaseModel):
@@ -139,4 +140,13 @@ EXPORT: Final = route(
     {"application/jsonl": {"schema": _TEXT, "example": _EXPORT_EXAMPLE}},
     problems_of(400, 403, 404, 503),
     parameters=[{**parameter("from", "the first entry", {**_SIZE, "minimum": 0, "default": 0})}],
+)
+ENTRIES: Final = route(
+    "one JSON document a line (docs/reference/evidence.md), at most a thousand entries",
+    {"application/jsonl": {"schema": _TEXT, "example": _ENTRIES_EXAMPLE}},
+    problems_of(400, 403, 503),
+    parameters=[
+        {**parameter("from", "the first entry", {**_SIZE, "minimum": 0, "default": 0})},
+        {**parameter("log", "the name of a log in the database; the server's own when absent", _TEXT)},
+    ],
 )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from policyd.cli.export_formats import ExportFormat, Target, copy_out
+from policyd.cli.export_formats import ExportFormat, Target, copy_of_server, copy_out
 from policyd.cli.options import (
     Access,
     CaFileFlag,
@@ -113,8 +113,9 @@ def export(
         import asyncio
 
         if server is not None:
-            raise typer.BadParameter(f"{form} is read from the log itself: give --data-dir instead of --server")
-        asyncio.run(copy_out(target, settings_of(config, data_dir=data_dir)))
+            asyncio.run(copy_of_server(target, Access(server, token_file, ca_file)))
+        else:
+            asyncio.run(copy_out(target, settings_of(config, data_dir=data_dir)))
         return
     if start and file is not None:
         raise typer.BadParameter("--from is for stdout: a file goes on where it ends")

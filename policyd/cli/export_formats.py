@@ -20,7 +20,8 @@ import typer
 from policyd.cli.terminal import say
 
 if TYPE_CHECKING:
-    from policyd.services.exports import Sink
+    from policyd.cli.options import Access
+    from policyd.services.exports import Sink, Source
     from policyd.settings import Settings
 
 
@@ -64,21 +65,36 @@ class Target:
             raise typer.BadParameter("jsonl is the whole log as far as it is signed: --to and --log are for the copies")
 
 
+async def copy_of_server(target: Target, access: Access) -> None:
+    """Copy the log of a server."""
+    from policyd.cli.server_entries import ServerEntries
+    from policyd.cli.servers import server_at
+
+    with server_at(access) as client:
+        await _copied(target, await ServerEntries.open(client, access.address or "", target.log, target.start))
+
+
 async def copy_out(target: Target, settings: Settings) -> None:
-    """Copy the log, with a bar for a person."""
-    from policyd.cli.audit_report import progress
-    from policyd.services.exports import chosen_log, copy
+    """Copy the log of a data directory."""
+    from policyd.services.exports import chosen_log
     from policyd.services.log_place import directory_of
     from policyd.services.log_reader import LogReader
 
     reader = await LogReader.open(directory_of(settings), deadline_ms=settings.audit.search_deadline_ms)
     try:
-        number, origin = await chosen_log(reader, target.log)
-        with _sink(target, origin) as sink, progress("copying entries") as shown:
-            following = await copy(reader, number, sink, (target.start, target.last), shown)
+        await _copied(target, await chosen_log(reader, target.log))
     finally:
         await reader.close()
-    say(f"copied {following - target.start} entries of {origin}; the next export starts with --from {following}")
+
+
+async def _copied(target: Target, source: Source) -> None:
+    """With a bar for a person."""
+    from policyd.cli.audit_report import progress
+    from policyd.services.exports import copy
+
+    with _sink(target, source.origin) as sink, progress("copying entries") as shown:
+        following = await copy(source, sink, (target.start, target.last), shown)
+    say(f"copied {following - target.start} entries of {source.origin}; the next export starts with --from {following}")
 
 
 @contextmanager

@@ -76,6 +76,12 @@ def export_page(start: int) -> Call[bytes]:
     return Call("GET", "/v1/log/export", _bytes, "export", parameters=asked, media_type="application/jsonl")
 
 
+def entries_page(start: int, log: str | None) -> Call[bytes]:
+    """``GET /v1/log/entries``: entries with their columns, from this index on."""
+    asked = {"from": str(start)} | ({} if log is None else {"log": log})
+    return Call("GET", "/v1/log/entries", _bytes, "page of entries", parameters=asked, media_type="application/jsonl")
+
+
 def named(error: AuditRolledBack | SplitView, kept: bytes, gaps: Sequence[Gap]) -> AuditRolledBack | SplitView:
     """The error of a log that does not continue what was kept, with the gap by which the log explains it, if any."""
     before = _read(kept, (), "the kept checkpoint")

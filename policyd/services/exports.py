@@ -1,6 +1,6 @@
 """The decision log copied elsewhere, in the order of its indexes: OCSF lines, Parquet files, a collector.
 
-    LogReader.entries ──a step──► Sink.take ──► next_index: everything before it has arrived
+    Source.entries ──a step──► Sink.take ──► next_index: everything before it has arrived
 
 Rules: memory is that of one step, whatever the length of the log; a copy ends where the log ended when it began; a
 copy that stops says from which index it goes on, and nothing before that index is missing in it.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Final, Protocol
@@ -18,14 +19,50 @@ import orjson
 
 from audit import entries, ocsf
 from audit.entries import Stored, facts_of
+from audit.entry_lines import page_lines
 from audit.parquet import ParquetFiles
-from policyd.errors import ConfigError, ExportFailed, PolicydError, RequestError
+from policyd.errors import ConfigError, ExportFailed, Finding, PolicydError, RequestError
 from policyd.ports import CollectedEntry, Collector
 from policyd.services.log_reader import LogReader
 
 PARQUET_REMEDY: Final = "pip install 'policyd[parquet]'"
+PAGE_ENTRIES: Final = 1_000
 COLLECTED_ENTRIES: Final = 500
 """Entries in one request to a collector: below 1 MiB in most cases, and never above 64 MiB."""
+
+
+class Source(Protocol):
+    """Where entries come from: one log."""
+
+    @property
+    def origin(self) -> str:
+        """The name of the log."""
+        ...
+
+    async def size(self) -> int:
+        """How many entries it has."""
+        ...
+
+    async def entries(self, from_index: int, to_index: int) -> Sequence[Stored]:
+        """All of them from an index on and before another, but those whose body retention has removed."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedEntries:
+    """One log of a database."""
+
+    reader: LogReader
+    number: int
+    origin: str
+
+    async def size(self) -> int:
+        """How many entries it has."""
+        return await self.reader.size(self.number)
+
+    async def entries(self, from_index: int, to_index: int) -> Sequence[Stored]:
+        """At most one step of them."""
+        return await self.reader.entries(self.number, from_index, to_index)
 
 
 class Sink(Protocol):
@@ -44,25 +81,34 @@ class Sink(Protocol):
         """What has not arrived is given up."""
 
 
-async def chosen_log(reader: LogReader, origin: str | None) -> tuple[int, str]:
-    """The number and name of a log. Raises ``RequestError`` when there are several and none of them is named."""
+async def chosen_log(reader: LogReader, origin: str | None) -> LoggedEntries:
+    """The log of this name. Raises ``RequestError`` when there are several and none of them is named."""
     logs = await reader.logs()
     found = [(number, name) for number, name in logs.items() if origin in (None, name)]
     if len(found) != 1:
         said = "the database holds several logs" if origin is None else f"there is no log {origin!r}"
         raise RequestError(said, remedy=f"name one of them with --log: {', '.join(logs.values())}")
-    return found[0]
+    return LoggedEntries(reader, *found[0])
 
 
-async def copy(
-    reader: LogReader, log: int, sink: Sink, part: tuple[int, int | None], told: Callable[[int, int], None]
-) -> int:
+async def entries_page(log: LoggedEntries, start: int) -> bytes:
+    """A part of a log with its columns, from ``start`` on; see ``audit.entry_lines``."""
+    size = await log.size()
+    if start > size:
+        message = f"is at most {size}, the entries of the log"
+        raise RequestError(f"`from` {message}", findings=[Finding("from", message)])
+    end = min(start + PAGE_ENTRIES, size)
+    found = await log.entries(start, end)
+    return await asyncio.to_thread(page_lines, log.origin, size, start, end, found)
+
+
+async def copy(source: Source, sink: Sink, part: tuple[int, int | None], told: Callable[[int, int], None]) -> int:
     """Copy the entries of a log from an index to another (None: the last), and give the first that was not copied.
 
     ``told`` hears how many of how many. Raises ``RequestError`` for a part that the log has not, and ``ExportFailed``
     with where to go on.
     """
-    size, (from_index, to_index) = await reader.size(log), part
+    size, (from_index, to_index) = await source.size(), part
     end = size if to_index is None else to_index + 1
     if not 0 <= from_index <= size or end > size or end < from_index:
         raise RequestError(
@@ -73,7 +119,7 @@ async def copy(
     try:
         while at < end:
             following = min(at + entries.STEP_ENTRIES, end)
-            found = await reader.entries(log, at, following)
+            found = await source.entries(at, following)
             at = following
             await asyncio.to_thread(sink.take, found, at)
             told(at - from_index, end - from_index)

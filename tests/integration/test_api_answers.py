@@ -22,6 +22,7 @@ ROUTES = {
     ("get", "/v1/decisions/{id}/receipt"),
     ("get", "/v1/log/checkpoint"),
     ("get", "/v1/log/consistency"),
+    ("get", "/v1/log/entries"),
     ("get", "/v1/log/export"),
     ("get", "/v1/log/gaps"),
     ("get", "/v1/reports/budgets"),

@@ -264,6 +264,7 @@ def test_proofs_are_for_readers_and_the_whole_log_for_who_may_read_all(doors: Do
         ("/v1/log/checkpoint", {"auditor", "bank-auditor"}),
         ("/v1/log/consistency?from=1&to=1", {"auditor", "bank-auditor"}),
         ("/v1/log/export?from=1", {"auditor"}),
+        ("/v1/log/entries?from=1", {"auditor"}),
     ):
         for name in ("auditor", "bank-auditor", "nobody"):
             found = server.client.get(path, headers=bearer(tokens[name]))

@@ -27,7 +27,7 @@ from policyd.cli.main import run
 from policyd.errors import ConfigError, ExportFailed, RequestError
 from policyd.services import exports
 from policyd.services.data_directory import DataDirectory
-from policyd.services.exports import Collected, OcsfLines, Sink, copy, parquet_files
+from policyd.services.exports import Collected, LoggedEntries, OcsfLines, Sink, copy, parquet_files
 from policyd.services.log_reader import LogReader
 from tests.integration.conftest import serving
 from tests.integration.test_api_identity import bearer, granted, tokens_file
@@ -74,7 +74,8 @@ def stored(data: Path) -> list[Stored]:
 def copied(data: Path, sink: Sink, from_index: int = 0, to_index: int | None = None) -> int:
     async def go() -> int:
         async with reading(data) as reader:
-            return await copy(reader, 0, sink, (from_index, to_index), lambda done, total: None)
+            source = LoggedEntries(reader, 0, "policyd/test")
+            return await copy(source, sink, (from_index, to_index), lambda done, total: None)
 
     return asyncio.run(go())
 
@@ -271,7 +272,6 @@ def test_the_command_copies_and_says_where_the_next_one_starts(
         ("otlp", "--endpoint", "http://127.0.0.1:1", "--file", "x"),
         ("ocsf", "--folder", "x"),
         ("ocsf", "--endpoint", "http://127.0.0.1:1"),
-        ("ocsf", "--server", "http://127.0.0.1:1"),
         ("ocsf", "--log", "no-such-log"),
         ("jsonl", "--to", "3"),
         ("jsonl", "--log", "x"),
