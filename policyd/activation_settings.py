@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-GateName = Literal["check", "tests"]
+GateName = Literal["check", "tests", "impact"]
 StepName = Literal["shadow", "canary"]
 _Time = Annotated[int, Field(ge=0, le=2_592_000_000)]
 
@@ -27,10 +27,25 @@ class ActivationSettings(BaseModel):
     gates: tuple[GateName, ...] | None = Field(
         None,
         description="the gates that revisions pass before they serve; none named: `check` and `tests` for a repository "
-        "or bundle, and no gate for a directory, which is for development",
+        "or bundle, and no gate for a directory, which is for development; `impact`, which decides logged decisions "
+        "again, takes its time and has to be named",
     )
     gates_deadline_ms: Annotated[int, Field(ge=1_000, le=3_600_000)] = Field(
         120_000, description="longest time for check and tests of one revision; then it is refused"
+    )
+    impact_since_ms: Annotated[int, Field(ge=60_000, le=31_536_000_000)] = Field(
+        604_800_000, description="how far back the gate `impact` decides logged decisions again"
+    )
+    impact_deadline_ms: Annotated[int, Field(ge=1_000, le=3_600_000)] = Field(
+        600_000, description="longest time for `impact` of one revision; then it is refused"
+    )
+    max_flips_ppm: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
+        10_000,
+        description="largest share of decisions, in parts per million, that may come out with another outcome or "
+        "another first choice; what a hard rule refused and would be placed needs an approval, whatever the share",
+    )
+    max_not_replayed_ppm: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
+        100_000, description="largest share of decisions, in parts per million, that may be such as cannot be replayed"
     )
     converge_ms: Annotated[int, Field(ge=50, le=60_000)] = Field(
         250, description="how often a process looks which revisions are to be live"

@@ -27,6 +27,7 @@ from policyd.services.data_directory import DataDirectory
 from policyd.services.decisions import WrittenLog
 from policyd.services.freshness import FLEET, POLICIES, Freshness
 from policyd.services.gate_runs import GateRuns
+from policyd.services.impact_gate import IMPACT, ImpactGate
 from policyd.services.lifecycle import Gate, Lifecycle
 from policyd.services.log_reader import LogReader
 from policyd.services.revision_desk import RevisionDesk
@@ -107,6 +108,9 @@ def make_lifecycle(settings: Settings, sources: Sources, desk: RevisionDesk) -> 
     # In the order of ``policyd.revisions.gates``; each line speaks for one or several of them.
     gates: list[Gate] = [
         GateRuns(command, document, chosen.gates_deadline_ms),
+        ImpactGate(
+            GateRuns(command, document, chosen.impact_deadline_ms, (IMPACT,)), approvable=desk.trust is not None
+        ),
     ]
     return Lifecycle(desk, sources, gates, gates_of, desk.trust, chosen.converge_ms)
 

@@ -27,6 +27,7 @@ from policyd.revisions.protected_changes import protected_changes
 from policyd.revisions.states import KINDS, Move, Revision, Verb
 from policyd.services.freshness import FLEET, POLICIES
 from policyd.services.gate_runs import Offer
+from policyd.services.impact_gate import needs_of
 from policyd.services.revision_desk import RevisionDesk, files_blob, replaced
 from policyd.services.sources import Sources
 from policyd.services.trust import Trust, side_of
@@ -245,7 +246,9 @@ class Lifecycle:
         if policies is None or fleet is None:
             return False
         gates = tuple(dict.fromkeys(gate for each in option for gate in self.gates_of[each.kind]))
-        offer = Offer(tuple(each.kind for each in option), self.sources.files(policies, fleet), gates)
+        before = [self.sources.beside(SOURCE_OF[kind]) for kind in KINDS]
+        live = (before[0].digest, before[1].digest) if before[0] is not None and before[1] is not None else None
+        offer = Offer(tuple(each.kind for each in option), self.sources.files(policies, fleet), gates, live)
         results = await self._results(option, trees, offer)
         failed = next((result for _, result in results if not result.passed), None)
         if failed is not None and not alone and all(self.sources.beside(SOURCE_OF[each.kind]) for each in option):
@@ -290,9 +293,10 @@ class Lifecycle:
             if all(result.passed for _, result in results):
                 results += [(None, result) for result in await gate(offer)]
         if self.trust is not None and all(result.passed for _, result in results):
+            needs = needs_of([result.to_json() for _, result in results])
             for each in option:
                 live = self.sources.beside(SOURCE_OF[each.kind])
-                said = await self.trust.approval(each.kind, trees[each.kind], live, authors[each.kind])
+                said = await self.trust.approval(each.kind, trees[each.kind], live, authors[each.kind], needs)
                 results.append((each.kind, said))
         return results
 
@@ -307,7 +311,8 @@ class Lifecycle:
             if before is None or signed is None or each.kind not in self.kinds:
                 continue
             live, authors = self.sources.beside(SOURCE_OF[each.kind]), signed["details"].get("authors", ())
-            told = (await self.trust.approval(each.kind, await self._tree(each), live, authors)).to_json()
+            needs = needs_of(each.gates)
+            told = (await self.trust.approval(each.kind, await self._tree(each), live, authors, needs)).to_json()
             if (told["passed"], told["said"]) == (before["passed"], before["said"]):
                 continue
             standing = await self._took(
