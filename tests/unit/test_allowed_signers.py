@@ -16,7 +16,8 @@ from policyd.revisions import sshsig
 from policyd.revisions.allowed_signers import AllowedSigners, parse_allowed_signers, read_allowed_signers
 from policyd.revisions.sshsig import parse, sign
 
-ANA, BEN, CLEO = (ed25519.Ed25519PrivateKey.generate() for _ in range(3))
+# The same ones in every process: names of tests are made of them.
+ANA, BEN, CLEO = (ed25519.Ed25519PrivateKey.from_private_bytes(bytes([nth] * 32)) for nth in range(3))
 MESSAGE = b"a message"
 
 
