@@ -21,7 +21,7 @@ from policyd.api.parts import Parts
 from policyd.api.queries import parameters
 from policyd.errors import Finding, Forbidden, RequestError
 from policyd.services.checkpoints import LogFiles, public_keys
-from policyd.services.exports import chosen_log, entries_page
+from policyd.services.exports import entries_page
 from policyd.services.proofs import consistency, export_page, gaps, newest_checkpoint, receipt
 from policyd.services.witnessing import words_kept
 
@@ -79,8 +79,8 @@ def log_router(parts: Parts) -> APIRouter:
         """Entries from `from` on, with their columns. Ask again from its end, until that is the size of the log."""
         asked = parameters(request, ("from", "log"))
         _require_whole_log(request, parts)
-        log = await chosen_log(parts.reader, asked.get("log", parts.committer.origin))
-        page = await entries_page(log, size_of(asked, "from") or 0)
+        start, log = size_of(asked, "from") or 0, asked.get("log", parts.committer.origin)
+        page = await entries_page(parts.reader, log, start)
         return Response(page, headers=_NO_STORE, media_type="application/jsonl")
 
     @router.get("/decisions/{id}/receipt", summary="The receipt of a decision", tags=["decisions"], **RECEIPT)

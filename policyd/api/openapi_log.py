@@ -144,9 +144,13 @@ EXPORT: Final = route(
 ENTRIES: Final = route(
     "one JSON document a line (docs/reference/evidence.md), at most a thousand entries",
     {"application/jsonl": {"schema": _TEXT, "example": _ENTRIES_EXAMPLE}},
-    problems_of(400, 403, 503),
+    problems_of(400, 403, 404, 503),
     parameters=[
         {**parameter("from", "the first entry", {**_SIZE, "minimum": 0, "default": 0})},
-        {**parameter("log", "the name of a log in the database; the server's own when absent", _TEXT)},
+        {
+            **parameter(
+                "log", "the name of a log in the database; the server's own when absent", {**_TEXT, "minLength": 1}
+            )
+        },
     ],
 )

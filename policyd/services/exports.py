@@ -21,7 +21,7 @@ from audit import entries, ocsf
 from audit.entries import Stored, facts_of
 from audit.entry_lines import page_lines
 from audit.parquet import ParquetFiles
-from policyd.errors import ConfigError, ExportFailed, Finding, PolicydError, RequestError
+from policyd.errors import ConfigError, ExportFailed, Finding, NotFound, PolicydError, RequestError
 from policyd.ports import CollectedEntry, Collector
 from policyd.services.log_reader import LogReader
 
@@ -91,8 +91,15 @@ async def chosen_log(reader: LogReader, origin: str | None) -> LoggedEntries:
     return LoggedEntries(reader, *found[0])
 
 
-async def entries_page(log: LoggedEntries, start: int) -> bytes:
-    """A part of a log with its columns, from ``start`` on; see ``audit.entry_lines``."""
+async def entries_page(reader: LogReader, origin: str, start: int) -> bytes:
+    """A part of the log of this name with its columns, from ``start`` on; see ``audit.entry_lines``.
+
+    Raises ``NotFound`` for a log that is not in the database, ``RequestError`` for a part that it has not.
+    """
+    found_log = next(((number, name) for number, name in (await reader.logs()).items() if name == origin), None)
+    if found_log is None:
+        raise NotFound(f"there is no log {origin[:400]!r}", remedy="name no log for the one of this server")
+    log = LoggedEntries(reader, *found_log)
     size = await log.size()
     if start > size:
         message = f"is at most {size}, the entries of the log"
