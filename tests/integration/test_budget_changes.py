@@ -16,6 +16,7 @@ import pytest
 from sqlalchemy import select
 
 from audit.tables import BODY
+from policyd.cli.main import run
 from policyd.services.admission import postings_of
 from tests.integration.conftest import ApiServer, serving
 from tests.integration.test_api_identity import bearer, granted, tokens_file
@@ -82,6 +83,52 @@ def test_who_may_not_is_refused_or_sees_nothing(doors: Doors) -> None:
     assert check_problem(put(doors, "bank", "*", month(1)), 404)["code"] == "not_found"
     assert put(doors, "platform", "*", month(999_999)).status_code == 200
     assert check_problem(put(doors, "platform", "eu-bank/support-chatt", month(1)), 404)["code"] == "not_found"
+
+
+TYPO = "eu-bank/support-chatt"
+
+
+@pytest.mark.parametrize("asked", ["GET /v1/budgets/{}", "PUT /v1/budgets/{}", "GET /v1/reports/budgets?path={}"])
+def test_an_account_that_is_not_there_names_the_nearest_that_the_caller_may_see(doors: Doors, asked: str) -> None:
+    server, tokens = doors
+
+    def told(who: str, name: str) -> str:
+        method, _, path = asked.format(name).partition(" ")
+        body = {"limits": [month(1)], "reason": "a test"} if method == "PUT" else None
+        found = server.client.request(method, path, json=body, headers=bearer(tokens[who]))
+        problem = check_problem(found, 404)
+        assert problem["code"] == "not_found"
+        return str(problem["detail"])
+
+    for who in ("platform", "bank"):
+        assert told(who, TYPO).endswith(f"{TYPO!r}; did you mean `{PROJECT}`?")
+    assert told("platform", "nordic-lap").endswith("'nordic-lap'; did you mean `nordic-lab`?")
+    assert "nordic-lab" not in told("bank", "nordic-lap"), "what the caller may not read is not named"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("show", TYPO),
+        ("report", TYPO),
+        ("set", TYPO, "--window", "month", "--limit", "1", "--reason", "a test"),
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("through", ["server", "directory"])
+def test_a_command_about_an_account_that_is_not_there_names_the_nearest(
+    doors: Doors, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: tuple[str, ...], through: str
+) -> None:
+    if through == "server":
+        token = tmp_path / "token"
+        token.write_text(doors[1]["platform"])
+        place = ("--server", doors[0].address, "--token-file", str(token))
+    else:
+        place = ("--data-dir", str(tmp_path / "data"))
+    assert run(["budget", *command, *place]) in (1, 2)
+    out, said = capsys.readouterr()
+    assert out == ""
+    assert f"did you mean '{PROJECT}'?" in " ".join(said.replace("`", "'").split())
 
 
 def test_a_limit_of_ones_own_is_kept_and_exhausted(doors: Doors, bank_chat: dict[str, Any]) -> None:
