@@ -38,6 +38,8 @@ from policyd.source_settings import SourceSettings
 
 DEFAULT_GATES: Final = ("check", "tests")
 """Of a repository or bundle."""
+PARSED_KEPT_MAX: Final = 3
+"""What is live, what was before, and what is tried."""
 SUFFIXES = {POLICIES: policy_files.SUFFIXES, FLEET: fleet_files.SUFFIXES}
 
 
@@ -129,24 +131,25 @@ Read = Callable[[], tuple[PolicyTree, Fleet]]
 
 @dataclass
 class Parsed:
-    """The revisions of what the sources give, parsed once as long as they give the same."""
+    """The revisions of what the sources give; the last pairs are not parsed again, so that going back costs nothing."""
 
     sources: Sources
-    _last: tuple[TreeFiles, tuple[PolicyTree, Fleet]] | None = None
+    _last: list[tuple[TreeFiles, tuple[PolicyTree, Fleet]]] = field(default_factory=list)
 
     def __call__(self) -> tuple[PolicyTree, Fleet]:
         """The pair to try. Raises ``RevisionError`` when the files of no pair that is left can be parsed."""
         while True:
             files = self.sources.read()
-            if self._last is not None and self._last[0] is files:
-                return self._last[1]
+            known = next((pair for parsed, pair in self._last if parsed == files), None)
+            if known is not None:
+                return known
             try:
                 pair = files.revisions()
             except RevisionError as error:
                 if not self.sources.settled(error):
                     raise
             else:
-                self._last = files, pair
+                self._last = [*self._last[1 - PARSED_KEPT_MAX :], (files, pair)]
                 return pair
 
 

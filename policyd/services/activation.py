@@ -1,7 +1,8 @@
 """The live snapshot: built aside, checked, swapped once. A tree that fails leaves the last good one serving.
 
 Rules: both revisions go into the log before the first decision that names them; the swap is one assignment; the engine
-forgets the old policies only after the swap.
+forgets the old policies only after the swap; a pair whose snapshot is still kept is not built again, so that going back
+is a swap.
 """
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ class Activation(Candidates):
         self, tree: PolicyTree, fleet: Fleet, warm: Callable[[Snapshot], Awaitable[None]] | None
     ) -> Snapshot:
         """A snapshot that is checked, warmed and recorded."""
-        snapshot = await self.proved(tree, fleet)
+        snapshot = await self._kept(tree, fleet) or await self.proved(tree, fleet)
         try:
             if warm is not None:
                 await warm(snapshot)
@@ -133,6 +134,13 @@ class Activation(Candidates):
             await self.drop(tree.digest)
             raise
         return snapshot
+
+    async def _kept(self, tree: PolicyTree, fleet: Fleet) -> Snapshot | None:
+        """The snapshot of this pair from before the live one, which has passed every check already."""
+        for before in self._before:
+            if (before.policies.digest, before.fleet.digest) == (tree.digest, fleet.digest):
+                return before.named(replace(await self.engine.load(tree), commit=tree.commit), fleet)
+        return None
 
     async def _forget(self) -> None:
         """Unload policies that no kept snapshot uses."""

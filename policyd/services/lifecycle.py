@@ -65,6 +65,8 @@ class Lifecycle:
     _again_at_s: float = 0.0
     _approved_s: float = 0.0
     _judging: asyncio.Task[None] | None = None
+    _looking: asyncio.Task[None] | None = None
+    _looked_s: float = field(default_factory=time.monotonic)
 
     @property
     def kinds(self) -> list[str]:
@@ -94,29 +96,36 @@ class Lifecycle:
 
     async def keep_turning(self, ask: Callable[[], object]) -> None:
         """Turn for ever; ``ask`` for a reload when something else is to be live."""
-        looked_s = time.monotonic()
         while True:
             await asyncio.sleep(self.converge_ms / 1_000)
             try:
-                look = time.monotonic() - looked_s >= self.sources.poll_ms / 1_000
-                if look:
-                    looked_s = time.monotonic()
-                await self.turn(ask, look=look)
+                if self._looking is None or self._looking.done():
+                    self._looking = asyncio.create_task(self._look())
+                await self.turn(ask)
             except PolicydError as error:
                 _log.error("revisions: %s", error.detail)
             except Exception:  # noqa: BLE001 - a turn must not be the last one, whatever it met
                 _log.exception("a turn of the revisions failed")
 
     async def close(self) -> None:
-        """End what is being judged."""
-        if self._judging is not None:
-            self._judging.cancel()
-            await asyncio.gather(self._judging, return_exceptions=True)
+        """End what is being judged and looked at."""
+        ended = [task for task in (self._judging, self._looking) if task is not None]
+        for task in ended:
+            task.cancel()
+        await asyncio.gather(*ended, return_exceptions=True)
 
-    async def turn(self, ask: Callable[[], object], *, look: bool = True) -> None:
-        """One turn; what is judged is judged beside it."""
-        if look:
+    async def _look(self) -> None:
+        """Look at the sources when it is time or somebody asked; beside the turns, for a source may take long."""
+        if not self.sources.asked and time.monotonic() - self._looked_s < self.sources.poll_ms / 1_000:
+            return
+        self.sources.asked, self._looked_s = False, time.monotonic()
+        try:
             await asyncio.to_thread(self.sources.look)
+        except Exception:  # noqa: BLE001 - the next look must come, whatever this one met
+            _log.exception("a look at the sources failed")
+
+    async def turn(self, ask: Callable[[], object]) -> None:
+        """One turn; what is judged and looked at goes on beside it."""
         standing = await self.desk.revisions()
         standing = await self._notice(standing)
         if self._judging is None or self._judging.done():

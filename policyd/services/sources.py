@@ -46,6 +46,8 @@ class Followed:
     newest: Tree | None = None
     good: Tree | None = None
     confirmed_us: int = 0
+    read_us: int = 0
+    """When the source was asked what it answered last."""
     noted_us: int = 0
     wanted: Tree | None = None
     """What is to be live, where gates stand before it."""
@@ -56,15 +58,16 @@ class Followed:
     fault: str | None = None
     """Why nothing could be read at the last look; then ``newest`` is what is good."""
 
-    def read(self) -> None:
+    def read(self, now_us: int) -> None:
         """Look what the source has now; a fault leaves what is good."""
         if self.good is None:
             kept = self.kept.live()
             if kept is not None:
                 self.good, self.confirmed_us = kept
-        before, self.fault = self.fault, None
+        # What is good may be another one by the time that the source has answered.
+        before, known = self.fault, self.good
         try:
-            found = self.source.read(None if self.good is None else self.good.commit)
+            found = self.source.read(None if known is None else known.commit)
         except PolicydError as error:
             if error.detail != before:
                 _log.error("%s: %s", self.kind, error.detail)
@@ -72,7 +75,8 @@ class Followed:
             return
         if before is not None:
             _log.warning("%s: %s can be read again", self.kind, self.source.place)
-        self.newest = self.good if found is None else Tree.of(found.files, found.commit, found.proof)
+        self.newest = known if found is None else Tree.of(found.files, found.commit, found.proof)
+        self.fault, self.read_us = None, now_us
 
     @property
     def confirmed(self) -> bool:
@@ -84,7 +88,7 @@ class Followed:
         return (self.newest.digest, self.newest.commit) == (self.good.digest, self.good.commit)
 
     def confirm(self, now_us: int) -> None:
-        """Note the time, on disk once in a while."""
+        """Note the time at which the source was asked, on disk once in a while."""
         assert self.good is not None
         self.confirmed_us = now_us
         if now_us - self.noted_us < CONFIRM_EVERY_US:
@@ -126,6 +130,9 @@ class Sources:
     fixed: dict[str, Path]
     poll_ms: int = 10_000
     gated: bool = False
+    """Whether gates stand before the pair: whoever keeps them looks at the sources then, and who reads does not."""
+    asked: bool = False
+    """Whether somebody wants the sources to be looked at soon."""
     freshness: Freshness = field(default_factory=Freshness)
     now: Now = now_us
     _fixed_trees: dict[str, Tree] = field(default_factory=dict)
@@ -141,7 +148,10 @@ class Sources:
             self._trying = None
             for kind, path in self.fixed.items():
                 self._fixed_trees[kind] = _fixed_tree(kind, path)
-            self._poll()
+            if self.gated:
+                self.asked = True
+            else:
+                self._poll()
             pair = self._next_pair() or self._live
             if pair is None:
                 raise self._nothing()
@@ -161,8 +171,9 @@ class Sources:
             for kind, path in self.fixed.items():
                 if kind not in self._fixed_trees:
                     self._fixed_trees[kind] = _fixed_tree(kind, path)
-            for followed in self.followed.values():
-                followed.read()
+        # Not under the lock: a source may take its whole deadline, and what is to be live does not wait for it.
+        for followed in self.followed.values():
+            followed.read(self.now())
 
     def tell(self) -> None:
         """Say what is known of every source, after its gates have spoken."""
@@ -204,7 +215,7 @@ class Sources:
 
     def _poll(self) -> None:
         for followed in self.followed.values():
-            followed.read()
+            followed.read(self.now())
         self._judge()
 
     def _went_live(self, pair: Pair) -> None:
@@ -217,7 +228,7 @@ class Sources:
         """What is told of every source: that it has what is live, or why not."""
         for kind, followed in self.followed.items():
             if followed.confirmed:
-                followed.confirm(self.now())
+                followed.confirm(followed.read_us)
             fault, newest = followed.fault, followed.newest
             if fault is None and newest is not None and followed.refused is not None:
                 fault = followed.refused

@@ -91,6 +91,26 @@ def test_a_reload_from_another_commit_names_that_commit(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+def test_going_back_takes_the_snapshot_that_is_still_there_by_its_new_name(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with running(load_settings(environment={}, flags={"data_dir": tmp_path})) as up:
+            first = await up.activation.activate(TREE, FLEET)
+            await up.decisions.decide(BANK, LOCAL, "first")
+            held = up.book.counts.computed
+            other = replace(TREE, digest="sha256:other", data=dict(TREE.data))
+            assert (await up.activation.activate(other, FLEET)).entitlements is not first.entitlements
+            back = await up.activation.activate(replace(TREE, commit="f" * 40), FLEET)
+            assert back.entitlements is first.entitlements, "it was built anew"
+            assert back.digest == first.digest
+            answered = await up.decisions.decide(BANK, LOCAL, "back")
+            assert orjson.loads(answered.body)["policy"]["commit"] == "f" * 40
+            assert up.book.counts.computed == held, "its sheets are still there"
+            entries = await up.reader.search({}, kinds=["revision"])
+            assert next(iter(entries.items)).document()["policy"][0] == "f" * 40
+
+    asyncio.run(run())
+
+
 def test_a_fault_that_nobody_foresaw_is_recorded_and_allows_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,7 +20,7 @@ from tests.integration.test_sources import eventually
 
 FEW = ("residency", "casbin", "settings.yaml")
 BANK = {"workload": {"tenant": "eu-bank", "model": "llama-3.1-70b-instruct"}}
-ROLLBACK_MAX_S = 8.0
+ROLLBACK_MAX_S = 5.0
 """Far above the figure, which ``bench/bench_activation.py`` measures on a quiet machine."""
 
 

@@ -103,7 +103,7 @@ def test_a_server_follows_a_repository_and_a_directory(
         assert body["policy"]["stale_since"]
         assert "no git repository" in check(server, "sources")["reason"]
         assert server.client.get("/readyz").status_code == 200
-    with serving_with(**settings_of(bare, fleet, stale_max_ms=1_000)) as server:
+    with serving_with(**settings_of(bare, fleet, stale_max_ms=3_000)) as server:
         answer = server.client.post("/v1/decisions", json=bank_chat)
         assert (answer.status_code, answer.json()["code"]) == (503, "revision.stale")
         assert server.client.get("/readyz").status_code == 503
