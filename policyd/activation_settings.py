@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 GateName = Literal["check", "tests", "impact"]
-StepName = Literal["shadow", "canary"]
+StepName = Literal["canary"]
 _Time = Annotated[int, Field(ge=0, le=2_592_000_000)]
 
 
@@ -49,6 +49,23 @@ class ActivationSettings(BaseModel):
     )
     converge_ms: Annotated[int, Field(ge=50, le=60_000)] = Field(
         250, description="how often a process looks which revisions are to be live"
+    )
+    steps: tuple[StepName, ...] = Field(
+        (),
+        max_length=1,
+        description="what a revision goes through between its gates and going live: `canary`, where a share of the "
+        "tenants is decided on it; none named: it goes live at once",
+    )
+    canary_ppm: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+        50_000, description="share of the tenants that a revision in canary decides for, by a hash of tenant and digest"
+    )
+    canary_min_ms: _Time = Field(
+        600_000, description="least time in canary; then a revision goes live by itself, where `mode` is `automatic`"
+    )
+    canary_failures_max: Annotated[int, Field(ge=0, le=1_000)] = Field(
+        2,
+        description="decisions that may fail on a revision in canary, in one process; with one more it is taken back. "
+        "Each of them is made anew on what is live",
     )
 
     @field_validator("gates")

@@ -50,6 +50,7 @@ from policyd.revisions.tree_files import TreeFiles, read_tree_files
 from policyd.services.activation import Activation
 from policyd.services.budget_changes import BudgetChanges
 from policyd.services.bundles import PolicyBundles
+from policyd.services.canary import Canary
 from policyd.services.committer import Committer
 from policyd.services.crossed import Crossed
 from policyd.services.data_directory import DataDirectory
@@ -71,6 +72,7 @@ from policyd.services.settlements import Settlements
 from policyd.services.sheets import SheetBook, SheetLimits
 from policyd.services.simulations import SimulationLimits, Simulations
 from policyd.services.sources import Sources
+from policyd.services.trials import Trials
 from policyd.services.two_persons import TwoPersons
 from policyd.services.waivers import Waivers
 from policyd.services.waivers_in_force import WaiversInForce
@@ -117,6 +119,7 @@ class Running:
     pushes: Pushes | None
     look: Callable[[], None]
     desk: RevisionDesk
+    canary: Canary
     principal: Principal = LOCAL
     """Who acts on the command line, beside no server."""
     workers_fault: Callable[[], str | None] = lambda: None
@@ -248,6 +251,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         lifecycle = await following(settings, directory, log, sources, stack)
         trees = Trees(Parsed(sources), sources.settled, sources.freshness)
         parts = await _assembled(settings, directory, telemetry, opened, trees, stack)
+        lifecycle.try_out, parts.canary.failed = parts.canary.take, lifecycle.spoilt
         beside(lifecycle.keep_turning(parts.reload.ask), stack)
         yield parts
 
@@ -334,6 +338,8 @@ async def _assembled(
     repeats = Repeats(decisions, reader, settings.api.idempotency_ttl_ms)
     warmed = (settings.engine.warm_classes_max, settings.engine.warm_wait_ms)
     reload = Reload(activation, decisions, trees.read, lambda fleet: _declare(facts, fleet), trees.settled, *warmed)
+    canary = Canary(reload, settings.activation.canary_ppm)
+    stack.push_async_callback(canary.close)
     beside(facts.keep_fresh(), stack)
     start_compliance(settings, reader, activation, log, stack)
     callers = _start_callers(settings, log, stack)
@@ -358,6 +364,7 @@ async def _assembled(
         make_pushes(settings.sources),
         reload.look,
         make_desk(settings, log, reader),
+        canary,
     )
 
 
@@ -392,6 +399,7 @@ def _decisions(
         frames=Frames(crossed.percent, crossed.limits),
         freshness=freshness,
         waivers=in_force,
+        trials=Trials(settings.activation.canary_failures_max),
     )
 
 

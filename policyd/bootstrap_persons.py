@@ -35,7 +35,8 @@ def beside(work: Coroutine[Any, Any, None], stack: AsyncExitStack) -> asyncio.Ta
 
 async def heard(reader: LogReader, activation: Activation, stack: AsyncExitStack) -> tuple[Crossed, WaiversInForce]:
     """What the database says of budgets and waivers, known and kept so."""
-    return await _kept(Crossed(reader, activation), stack), await _kept(WaiversInForce(reader), stack)
+    crossed = Crossed(reader, activation, beside=activation.kept)
+    return await _kept(crossed, stack), await _kept(WaiversInForce(reader), stack)
 
 
 async def _kept(read: Heard, stack: AsyncExitStack) -> Heard:

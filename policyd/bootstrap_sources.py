@@ -120,7 +120,8 @@ def make_lifecycle(settings: Settings, sources: Sources, desk: RevisionDesk) -> 
 def make_desk(settings: Settings, log: WrittenLog, reader: LogReader) -> RevisionDesk:
     """Where revisions stand, and who must approve what."""
     named = settings.revisions.allowed_signers_file is not None
-    plan = Plan(settings.activation.mode == "automatic")
+    chosen = settings.activation
+    plan = Plan(chosen.mode == "automatic", chosen.steps, {"canary": chosen.canary_min_ms * 1_000})
     return RevisionDesk(log, reader, plan, Trust(settings.revisions, reader) if named else None)
 
 
@@ -166,6 +167,11 @@ async def following(
     settings: Settings, directory: DataDirectory, log: WrittenLog, sources: Sources, stack: AsyncExitStack
 ) -> Lifecycle:
     """The lifecycle of what the sources have, begun: there is something to serve. Raises ``RevisionError``."""
+    if settings.activation.steps and settings.engine.opa_url is not None:
+        raise ConfigError(
+            "an OPA at an address holds one revision, and canary needs two",
+            remedy="leave out activation.steps, or have policyd start the OPA (engine.opa_binary)",
+        )
     reader = await LogReader.open(directory, deadline_ms=settings.audit.search_deadline_ms)
     stack.push_async_callback(reader.close)
     lifecycle = make_lifecycle(settings, sources, make_desk(settings, log, reader))

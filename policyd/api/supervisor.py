@@ -25,6 +25,7 @@ from typing import Any, Final
 from policyd.api.server import address_of, listen
 from policyd.errors import ConfigError, PolicydError
 from policyd.revisions.tree_files import TreeFiles
+from policyd.services.canary import Key, Trial
 from policyd.services.committer import Committer
 from policyd.services.data_directory import DataDirectory
 from policyd.services.figures import ServerFigures, figures_from_json, figures_json
@@ -74,6 +75,9 @@ class Supervisor:
     settled: Callable[[str | None], bool] = lambda fault: False
     """Told what became of the trees that were handed over; says whether others are to be tried."""
     freshness: Freshness = field(default_factory=Freshness)
+    spoilt: Callable[[Key, str], None] = lambda key, said: None
+    """Told of a pair in canary that a process cannot build, or that spoils decisions."""
+    _trial: Trial | None = None
     _slots: list[_Slot] = field(default_factory=list)
     _failed: str | None = None
     _ending: asyncio.Event = field(default_factory=asyncio.Event)
@@ -108,6 +112,15 @@ class Supervisor:
     def reload(self) -> None:
         """Read the trees again and have every process take them; soon, in a task."""
         self._start(self._reload())
+
+    def try_out(self, trial: Trial | None) -> None:
+        """Have every process try this from now on, also one that starts later."""
+        if trial == self._trial:
+            return
+        self._trial = trial
+        for slot in self._slots:
+            if slot.link is not None:
+                slot.link.tell({"do": "try", "trial": _trial_json(trial)})
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -174,6 +187,7 @@ class Supervisor:
                 "settings": self._settings_of(slot).model_dump(mode="json"),
                 "trees": self._trees.to_json(),
                 "origin": self.committer.origin,
+                "trial": _trial_json(self._trial),
             }
         )
         watching = asyncio.create_task(self._watch(process, lost))
@@ -203,6 +217,10 @@ class Supervisor:
             return
         if said.get("ask") == "look":
             self.reload()
+            return
+        if "spoilt" in said:
+            key, why = said["spoilt"]
+            self.spoilt(tuple(key), str(why))
             return
         if "ask" in said:
             self._start(self._gather(slot))
@@ -306,6 +324,10 @@ class Supervisor:
         for task in keeping:
             task.cancel()
         await asyncio.gather(*keeping, return_exceptions=True)
+
+
+def _trial_json(trial: Trial | None) -> dict[str, Any] | None:
+    return None if trial is None else trial.to_json()
 
 
 def _kill(process: asyncio.subprocess.Process) -> None:

@@ -19,6 +19,7 @@ from policyd.bootstrap import Running, running_beside
 from policyd.cli.logs import start_logs
 from policyd.errors import PolicydError, TimedOut
 from policyd.revisions.tree_files import TreeFiles
+from policyd.services.canary import Key, Trial
 from policyd.services.figures import Figures, figures_from_json, figures_json, figures_of
 from policyd.services.freshness import Freshness
 from policyd.services.remote_log import RemoteLog
@@ -35,6 +36,7 @@ class _Process:
     started: asyncio.Event = field(default_factory=asyncio.Event)
     settings: Settings = field(default_factory=Settings)
     trees: TreeFiles | None = None
+    trial: Trial | None = None
     workers_fault: str | None = "the API processes are starting"
     freshness: Freshness = field(default_factory=Freshness)
     log: RemoteLog | None = None
@@ -49,6 +51,7 @@ class _Process:
             case "start":
                 self.settings = Settings.model_validate(said["settings"])
                 self.trees = TreeFiles.from_json(said["trees"])
+                self.trial = Trial.from_json(said["trial"])
                 self.log.writer_is(origin=said["origin"])
                 self.started.set()
             case "reload":
@@ -56,6 +59,9 @@ class _Process:
                 task = asyncio.create_task(self._reload())
                 self.tasks.add(task)
                 task.add_done_callback(self.tasks.discard)
+            case "try":
+                self.trial = Trial.from_json(said["trial"])
+                self._try_out()
             case "refused" if self.parts is not None:
                 self.parts.reload.fault = f"the last reload changed nothing: {said['detail']}"
             case "status":
@@ -97,6 +103,14 @@ class _Process:
             await self.parts.reload.ask()
             self.tell_revisions()
 
+    def _try_out(self) -> None:
+        if self.parts is not None:
+            self.parts.canary.take(self.trial)
+
+    def _spoilt(self, key: Key, said: str) -> None:
+        assert self.log is not None
+        self.log.tell({"spoilt": [list(key), said]})
+
     def tell_revisions(self, _: str = "") -> None:
         """Say to the supervisor what is live here."""
         assert self.parts is not None
@@ -121,6 +135,8 @@ class _Process:
             async with running_beside(
                 self.settings, self.log, read, lambda: self.workers_fault, self.figures, self.freshness, self.look
             ) as self.parts:
+                self.parts.canary.failed = self._spoilt
+                self._try_out()
                 await server.serve(self.parts, self.settings, self.tell_revisions, self.stop, listener)
         except PolicydError as error:
             self.log.tell({"failed": error.detail})

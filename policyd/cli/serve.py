@@ -112,6 +112,8 @@ async def _supervise(settings: Settings) -> None:
             sources.settled,
             sources.freshness,
         )
+        if lifecycle is not None:
+            lifecycle.try_out, supervisor.spoilt = supervisor.try_out, lifecycle.spoilt
         turning = asyncio.create_task(lifecycle.keep_turning(supervisor.reload)) if lifecycle is not None else None
         try:
             async with telling(settings, directory, committer.origin, telemetry):

@@ -5,7 +5,7 @@
                          └───────────────────────► refused ◄─────────────────────┘        └─ rollback ─► live
 
 Rules: a revision is a tree of one kind, named by its digest; of each kind at most one is live, and at most one on its
-way XXIt refuses every step that the table does not have.
+way. It refuses every step that the table does not have.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def check_together(revisions: Iterable[Revision]) -> None:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """How a revision that has passed its gates goes live. ``steps`` are those before it is live, with the least time
-    in each."""
+    in each. Where a person activates (not ``automatic``), one takes the last step too."""
 
     automatic: bool = True
     steps: tuple[State, ...] = ()
@@ -164,7 +164,7 @@ class Plan:
 
     def goes_on(self, revision: Revision, time_us: int) -> Verb | None:
         """The step that is due for a revision on its way."""
-        if revision.state not in ON_ITS_WAY or revision.paused:
+        if revision.state not in ON_ITS_WAY or revision.paused or not self.automatic:
             return None
         if time_us - revision.since_us < (self.least_us or {}).get(revision.state, 0):
             return None

@@ -90,6 +90,7 @@ class Activation(Candidates):
     _live: Snapshot | None = None
     _tree: PolicyTree | None = None
     _before: list[Snapshot] = field(default_factory=list)
+    _tried: Snapshot | None = None
 
     def current(self) -> Snapshot:
         """The live snapshot. Raises ``EngineUnavailable`` before the first activation."""
@@ -121,6 +122,33 @@ class Activation(Candidates):
             await self._forget()
             return snapshot
 
+    async def try_out(
+        self, tree: PolicyTree, fleet: Fleet, warm: Callable[[Snapshot], Awaitable[None]] | None = None
+    ) -> Snapshot:
+        """Build, check, ``warm`` and record a pair that is tried beside the live one. Raises as ``proved``."""
+        async with self.changing:
+            snapshot = self._tried = await self.proved(tree, fleet)
+        try:
+            # Not under the lock: what is to be live must not wait for what is only tried.
+            if warm is not None:
+                await warm(snapshot)
+            await self.log.submit(self._entry(snapshot, "try"), [policy_blob(tree), fleet_blob(fleet)])
+        except PolicydError:
+            await self.end_trial()
+            raise
+        return snapshot
+
+    async def end_trial(self) -> None:
+        """Forget what was tried, unless it is live by now."""
+        async with self.changing:
+            tried, self._tried = self._tried, None
+            if tried is not None:
+                await self.drop(tried.policies.digest)
+
+    def kept(self) -> list[Snapshot]:
+        """The snapshots that decisions may be under way on: the one before, the live one, and the one that is tried."""
+        return [*self._before, *(each for each in (self._live, self._tried) if each is not None)]
+
     async def _readied(
         self, tree: PolicyTree, fleet: Fleet, warm: Callable[[Snapshot], Awaitable[None]] | None
     ) -> Snapshot:
@@ -149,12 +177,11 @@ class Activation(Candidates):
             await self.drop(digest)
 
     async def drop(self, digest: str) -> None:
-        """Have the engine forget policies, unless the live snapshot or one before it is made of them."""
-        kept = [*self._before, *([self._live] if self._live is not None else [])]
-        if digest not in {snapshot.policies.digest for snapshot in kept}:
+        """Have the engine forget policies, unless one of the kept snapshots is made of them."""
+        if digest not in {snapshot.policies.digest for snapshot in self.kept()}:
             await self.engine.unload(digest)
 
-    def _entry(self, snapshot: Snapshot) -> Entry:
+    def _entry(self, snapshot: Snapshot, action: str = "activate") -> Entry:
         time_us = self.now()
         entry_id = uuid7(time_us)
         body = {
@@ -162,7 +189,7 @@ class Activation(Candidates):
             "kind": "revision",
             "id": entry_id,
             "time": rfc3339(time_us),
-            "action": "activate",
+            "action": action,
             "policy": [snapshot.policies.commit, snapshot.policies.digest, snapshot.policies.engine],
             "fleet": [snapshot.fleet.commit, snapshot.fleet.digest],
             "casbin": snapshot.entitlements.digest,

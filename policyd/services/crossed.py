@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
 from policyd.core.facts import threshold_percent
@@ -43,8 +43,15 @@ class SnapshotNow(Protocol):
 class Crossed:
     """The highest threshold that each account has crossed."""
 
-    def __init__(self, reader: Accounts, snapshots: SnapshotNow, now: Now | None = None) -> None:
+    def __init__(
+        self,
+        reader: Accounts,
+        snapshots: SnapshotNow,
+        now: Now | None = None,
+        beside: Callable[[], Sequence[Snapshot]] = tuple,
+    ) -> None:
         self._reader = reader
+        self._beside = beside
         self._snapshots = snapshots
         self._now = now or LedgerNow()
         self._percent: dict[str, int] | None = None
@@ -64,8 +71,10 @@ class Crossed:
         found = await self._reader.set_limits()
         if found[0] > self._set[0]:
             self._set = found
-        chart = counting_of(self._snapshots.current().fleet, self.limits())
-        accounts = await self._reader.accounts(list(chart), self._now()) if chart else []
+        # What is decided on a fleet in canary may be charged to accounts that the live one does not have.
+        fleets = [each.fleet for each in (self._snapshots.current(), *self._beside())]
+        paths = list(dict.fromkeys(path for fleet in fleets for path in counting_of(fleet, self.limits())))
+        accounts = await self._reader.accounts(paths, self._now()) if paths else []
         percent: dict[str, int] = {}
         for account in accounts:
             if account.key.unit not in GAUGES and account.spent:

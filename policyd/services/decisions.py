@@ -4,7 +4,8 @@
                                                          ▲──────── no room in a group of pools: without its pools
 
 Rules: no answer leaves before its entry is durable; an error is recorded and raised, never turned into an allow; the
-snapshot and the facts are taken once at the start, so that a swap in between changes nothing.
+snapshot and the facts are taken once at the start, so that a swap in between changes nothing; what a revision in canary
+spoils is recorded as its error, and decided anew on what is live.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ from policyd.services.proposals import Deed
 from policyd.services.quotas import spilled
 from policyd.services.reservations import admitted, reservation_of
 from policyd.services.sheets import SheetBook
+from policyd.services.trials import OnTrial, Trials, require_whole
 from policyd.services.waivers_in_force import NoWaivers, WaiversNow
 from policyd.telemetry import Stages, Telemetry
 
@@ -145,6 +147,7 @@ class DecisionService:
     freshness: Freshness = field(default_factory=Freshness)
     waivers: WaiversNow = field(default_factory=NoWaivers)
     telemetry: Telemetry = field(default_factory=lambda: Telemetry(metrics=False))
+    trials: Trials = field(default_factory=Trials)
     _durable: OrderedDict[str, None] = field(default_factory=OrderedDict)
     _first_asked: OrderedDict[bytes, Asked] = field(default_factory=OrderedDict)
 
@@ -169,7 +172,16 @@ class DecisionService:
         stages = self.telemetry.stages(decision_id)
         outcome, denied_by, mode, tenant = "error", "cancelled", "", ""
         try:
-            answered = await self._decide(request, principal, request_id, decision_id, time_us, stages, claim)
+            trial = self.trials.chosen(request.workload, principal)
+            try:
+                answered = await self._decide(
+                    request, principal, request_id, decision_id, time_us, stages, claim, trial
+                )
+            except PolicydError as error:
+                if trial is None or not self.trials.blamed(trial, error):
+                    raise
+                time_us = self.now()
+                answered = await self._decide(request, principal, request_id, uuid7(time_us), time_us, stages, claim)
             decision = answered.made.decision
             outcome, denied_by = decision.outcome, decision.denied_by or ""
             mode, tenant = answered.made.mode, answered.made.workload.tenant
@@ -190,15 +202,18 @@ class DecisionService:
         time_us: int,
         stages: Stages,
         claim: Claim | None,
+        trial: OnTrial | None = None,
     ) -> Answered:
         snapshot: Snapshot | None = None
         workload: Workload | None = None
         failed = partial(self._failed, decision_id, time_us, principal, request_id, request)
         try:
-            snapshot = self.snapshots.current()
+            snapshot, frames = (
+                (self.snapshots.current(), self.frames) if trial is None else (trial.snapshot, trial.frames)
+            )
             self.freshness.require(time_us)
             facts, facts_blob = self.facts.current()
-            framed = self._place(snapshot, request, principal, facts, time_us)
+            framed = _place(frames, snapshot, request, principal, facts, time_us)
             workload = framed.normalised.workload
             if not framed.decides:
                 require_scope(principal, snapshot.entitlements, "decide", workload)
@@ -206,6 +221,8 @@ class DecisionService:
             known = self.book.find(snapshot, framed.key)
             sheet = known or await self._make_sheet(snapshot, framed, (request.workload, principal))
             stages.ended("sheet", "found" if known else "made")
+            if trial is not None:
+                require_whole(sheet)
             waivers = self.waivers.of(workload.tenant)
             lifted = lift(sheet, workload, waivers, time_us) if waivers else Lifted(sheet)
             sheet = lifted.sheet
@@ -332,14 +349,6 @@ class DecisionService:
         # The class has another key there, and the next reload wants to know what leads to it.
         self._first_asked[framed.key] = (request, principal)
 
-    def _place(
-        self, snapshot: Snapshot, request: DecisionRequest, principal: Principal, facts: Facts, time_us: int
-    ) -> Framed:
-        try:
-            return self.frames.place(snapshot, request.workload, principal, facts, time_us)
-        except PolicydError as error:
-            raise told_to(principal, snapshot, "decide", request.workload, error) from None
-
     def _valid_until_us(self, snapshot: Snapshot, time_us: int, waivers: Sequence[Waiver]) -> int:
         boundary = next_boundary_us(time_us, quarterly=snapshot.reads.clock)
         return min(time_us + self.ttl_ms * 1_000, boundary, *(waiver.expires_us for waiver in waivers))
@@ -358,6 +367,15 @@ class DecisionService:
         while len(self._durable) > REMEMBERED_BLOBS_MAX:
             self._durable.popitem(last=False)
         return position
+
+
+def _place(
+    frames: Frames, snapshot: Snapshot, request: DecisionRequest, principal: Principal, facts: Facts, time_us: int
+) -> Framed:
+    try:
+        return frames.place(snapshot, request.workload, principal, facts, time_us)
+    except PolicydError as error:
+        raise told_to(principal, snapshot, "decide", request.workload, error) from None
 
 
 def _unheld(made: Made, detail: str) -> AuditError:

@@ -25,6 +25,7 @@ from policyd.revisions.gates import GateResult
 from policyd.revisions.kept import Tree
 from policyd.revisions.protected_changes import protected_changes
 from policyd.revisions.states import KINDS, Move, Revision, Verb
+from policyd.services.canary import Key, Trial
 from policyd.services.freshness import FLEET, POLICIES
 from policyd.services.gate_runs import Offer
 from policyd.services.impact_gate import needs_of
@@ -57,6 +58,8 @@ class Lifecycle:
     trust: Trust | None = None
     """The gates of signature and approval; None when nobody is named who could sign."""
     converge_ms: int = 250
+    try_out: Callable[[Trial | None], None] = lambda trial: None
+    """Told each turn what is to be tried on a share of the tenants."""
     fault: str | None = None
     """Why a candidate could not be judged."""
     _trees: dict[str, Tree] = field(default_factory=dict)
@@ -67,6 +70,8 @@ class Lifecycle:
     _judging: asyncio.Task[None] | None = None
     _looking: asyncio.Task[None] | None = None
     _looked_s: float = field(default_factory=time.monotonic)
+    _tried: Trial | None = None
+    _spoilt: tuple[Key, str] | None = None
 
     @property
     def kinds(self) -> list[str]:
@@ -131,9 +136,12 @@ class Lifecycle:
         if self._judging is None or self._judging.done():
             self._judging = asyncio.create_task(self._judge(standing))
         standing = await self._failed(standing)
+        standing = await self._taken_back(standing)
         standing = await self._approved(standing)
         standing = await self._go_on(standing)
         await self._want(standing)
+        self._tried = await self._trial(standing)
+        self.try_out(self._tried)
         if self.sources.to_try():
             ask()
 
@@ -379,12 +387,52 @@ class Lifecycle:
     async def _go_on(self, standing: list[Revision]) -> list[Revision]:
         """Steps that are due."""
         time_us = self.desk.now()
-        for each in list(standing):
+        due: dict[Verb, list[Revision]] = {}
+        for each in standing:
             verb = self.desk.plan.goes_on(each, time_us)
             if verb is not None:
-                moves = [Move(each.kind, each.digest, verb, each.version), *replaced(standing, each, verb)]
-                standing = await self._took(verb, moves, standing)
+                due.setdefault(verb, []).append(each)
+        for verb, revisions in due.items():
+            # Both kinds in one step, for they may need each other.
+            moves = [Move(each.kind, each.digest, verb, each.version) for each in revisions]
+            moves += [move for each in revisions for move in replaced(standing, each, verb)]
+            standing = await self._took(verb, moves, standing)
         return standing
+
+    def spoilt(self, key: Key, said: str) -> None:
+        """Hear that a pair in canary cannot be built, or spoils decisions: the next turn takes it back."""
+        self._spoilt = key, said
+
+    async def _taken_back(self, standing: list[Revision]) -> list[Revision]:
+        """What spoils decisions in canary goes back by itself, to be refused until a person wants it again."""
+        if self._spoilt is None:
+            return standing
+        key, said = self._spoilt
+        moves = [
+            Move(each.kind, each.digest, "rollback", each.version, said)
+            for each in standing
+            if each.state == "canary" and each.digest in key
+        ]
+        if moves:
+            _log.error("revisions: the canary is taken back: %s", said)
+            standing = await self._took("rollback", moves, standing, said)
+        self._spoilt = None
+        return standing
+
+    async def _trial(self, standing: Sequence[Revision]) -> Trial | None:
+        """What is in canary, beside what is live of the other kind; what goes live is tried until it serves."""
+        canary = [each for each in standing if each.state == "canary" and each.kind in self.kinds]
+        if not canary:
+            return self._tried if self._tried is not None and self.sources.waits_for(self._tried.key) else None
+        trees = {each.kind: await self._tree(each) for each in canary}
+        policies, fleet = (trees.get(kind) or self.sources.beside(SOURCE_OF[kind]) for kind in KINDS)
+        if policies is None or fleet is None:
+            return None
+        key = (policies.digest, policies.commit or "", fleet.digest, fleet.commit or "")
+        if self._tried is not None and self._tried.key == key:
+            return self._tried
+        digest = next(each.digest for kind in KINDS for each in canary if each.kind == kind)
+        return Trial(key, digest, self.sources.files(policies, fleet))
 
     async def _want(self, standing: Sequence[Revision]) -> None:
         """Tell the sources what is to be live, and what becomes of their newest."""

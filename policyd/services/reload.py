@@ -74,9 +74,9 @@ class Reload:
             if _same(before, tree, fleet):
                 _log.info("reload: both trees are live already")
             else:
-                snapshot = await self.activation.activate(tree, fleet, self._warm, self.swapped)
+                snapshot = await self.activation.activate(tree, fleet, self.warm, self.swapped)
                 # Requests in progress may still look for sheets of the pair before; those before it are done.
-                self.decisions.book.keep(before, snapshot)
+                self.decisions.book.keep(*self.activation.kept())
                 _log.warning("reload: %s and %s are live", snapshot.policies.digest, snapshot.fleet.digest)
         except PolicydError as error:
             self._refused(error.detail)
@@ -93,17 +93,17 @@ class Reload:
         self.fault = f"the reload at {rfc3339(now_us())} changed nothing: {detail}"
         _log.error("%s; the last good revisions go on", self.fault)
 
-    async def _warm(self, snapshot: Snapshot) -> None:
+    async def warm(self, snapshot: Snapshot) -> None:
         """Make the sheets of the classes that were asked for lately, so that the swap costs nobody an evaluation."""
         pending = self.decisions.recent_requests(self.warm_classes_max)
 
-        async def warm() -> None:
+        async def some() -> None:
             while pending:
                 await self.decisions.prepare(snapshot, *pending.pop(0))
 
         try:
             async with asyncio.timeout(self.warm_wait_ms / 1_000):
-                await asyncio.gather(*(warm() for _ in range(WARM_AT_ONCE)))
+                await asyncio.gather(*(some() for _ in range(WARM_AT_ONCE)))
         except TimeoutError:
             _log.warning("reload: %d recent classes are not evaluated yet", len(pending))
 

@@ -103,14 +103,18 @@ class RevisionDesk:
         if chosen.state == "retired" or (chosen.state == "refused" and chosen.served_us):
             return await self._back(chosen, standing, by, request_id)
         verb: Verb
-        if chosen.state in ON_ITS_WAY:
+        if chosen.state == "refused" and chosen.verb == "rollback":
+            # Taken back before it was ever live: it passes its gates again.
+            verb = "seen"
+        elif chosen.state in ON_ITS_WAY:
             verb = "activate"
         elif chosen.state == "waiting":
             verb = self.plan.begins(asked=True)
         else:
             why = chosen.said or "it is not its turn"
             raise RevisionConflict(f"{chosen.kind} {chosen.name} is {chosen.state}: {why}")
-        moves = [Move(chosen.kind, chosen.digest, verb, chosen.version), *replaced(standing, chosen, verb)]
+        moves = [Move(chosen.kind, chosen.digest, verb, chosen.version)]
+        moves += replaced(standing, chosen, verb) if verb != "seen" else []
         await self.take(verb, moves, standing, by=by, request_id=request_id)
         return the_one(await self.revisions(), digest)
 

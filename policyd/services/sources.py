@@ -165,6 +165,12 @@ class Sources:
         with self._reading:
             return self._next_pair() is not None
 
+    def waits_for(self, key: tuple[str, ...]) -> bool:
+        """Whether the pair of these digests and commits is the next to try, and does not serve yet."""
+        with self._reading:
+            pair = self._trying or self._next_pair()
+            return pair is not None and tuple(name or "" for name in _key(pair)) == key
+
     def look(self) -> None:
         """Look what every followed source has now, and at the folders once."""
         with self._reading:
