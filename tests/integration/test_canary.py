@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -10,11 +11,14 @@ from typing import Any
 
 import pytest
 
+from policyd.bootstrap import running
 from policyd.client import Client
+from policyd.errors import ConfigError
 from policyd.revisions.kept import Tree
 from policyd.revisions.policy_files import SUFFIXES
 from policyd.revisions.trees import read_tree
 from policyd.services.trials import in_share
+from policyd.settings import load_settings
 from tests.integration.conftest import ApiServer, serving
 from tests.integration.git_server import BareRepository
 from tests.integration.test_api_identity import bearer, granted, tokens_file
@@ -51,8 +55,10 @@ class Town:
     def open(self) -> Generator[ApiServer, None, None]:
         with serving(self.settings) as self.server:
             self.ana = Client(self.server.address, token=self.tokens["ana"], timeout_s=30)
-            yield self.server
-            self.ana.close()
+            try:
+                yield self.server
+            finally:
+                self.ana.close()
 
     def commit(self, words: str, **files: bytes) -> str:
         """A commit whose share of half the tenants has the first one, and not the other."""
@@ -153,7 +159,7 @@ def test_a_candidate_that_never_ends_is_taken_back_and_nobody_is_decided_on_half
         found = town.server.run(town.server.parts.reader.search({}, kinds=["error"]))
         failed = [record.document() for record in found.items]
         assert len(failed) == 2, "what failed is recorded, under the commits that it failed on"
-        assert {each["code"] for each in failed} == {"engine.error"}
+        assert {each["code"] for each in failed} == {"engine.failed"}
 
 
 def test_nothing_of_it_costs_a_server_that_has_nothing_in_canary(api: ApiServer) -> None:
@@ -165,5 +171,10 @@ def test_nothing_of_it_costs_a_server_that_has_nothing_in_canary(api: ApiServer)
 def test_an_opa_at_an_address_has_no_room_for_a_canary(tmp_path: Path, repository: Path) -> None:
     town = Town(tmp_path, repository)
     town.settings["engine"] = {"kind": "opa", "opa_url": "http://127.0.0.1:9"}
-    with pytest.raises(AssertionError, match="canary needs two"), town.open():
-        pass
+
+    async def run() -> None:
+        async with running(load_settings(environment={}, flags=town.settings)):
+            raise AssertionError("it started")
+
+    with pytest.raises(ConfigError, match="canary needs two"):
+        asyncio.run(run())
