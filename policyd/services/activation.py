@@ -164,8 +164,8 @@ class Activation(Candidates):
         return snapshot
 
     async def _kept(self, tree: PolicyTree, fleet: Fleet) -> Snapshot | None:
-        """The snapshot of this pair from before the live one, which has passed every check already."""
-        for before in self._before:
+        """The snapshot of this pair from before the live one, or from canary: it has passed every check already."""
+        for before in (*self._before, *(each for each in (self._tried,) if each is not None)):
             if (before.policies.digest, before.fleet.digest) == (tree.digest, fleet.digest):
                 return before.named(replace(await self.engine.load(tree), commit=tree.commit), fleet)
         return None

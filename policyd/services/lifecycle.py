@@ -140,10 +140,10 @@ class Lifecycle:
         standing = await self._approved(standing)
         standing = await self._go_on(standing)
         await self._want(standing)
-        self._tried = await self._trial(standing)
-        self.try_out(self._tried)
         if self.sources.to_try():
             ask()
+        self._tried = await self._trial(standing)
+        self.try_out(self._tried)
 
     async def _notice(self, standing: list[Revision]) -> list[Revision]:
         """What sources have that nobody has seen, and what is live from before there were states."""
