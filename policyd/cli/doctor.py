@@ -74,6 +74,7 @@ async def _checks(settings: Settings) -> list[Check]:
         newest_entry_us,
     )
     from policyd.services.doctor_ledger import check_ledger_time
+    from policyd.services.doctor_revisions import check_revisions
     from policyd.services.log_place import directory_of
 
     checks = [check_python()]
@@ -93,6 +94,7 @@ async def _checks(settings: Settings) -> list[Check]:
         checks.append(await check_database(directory))
     if directory is not None:
         checks.append(await check_ledger_time(directory))
+        checks += await check_revisions(settings, directory)
     checks += await _engine_checks(settings, fleet)
     binary = os.environ.get("POLICYD_OPA_BINARY", settings.engine.opa_binary)
     if settings.engine.opa_url is None:

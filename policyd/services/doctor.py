@@ -11,6 +11,7 @@
 | data       | the directory cannot be written, or its disk is nearly full; a running writer is a note     |
 | database   | it holds the log, and cannot be opened; one without a log is a warning                       |
 | ledger     | its time is ahead of the clock; a jump that a start recorded is a warning                   |
+| revisions  | of a followed source nothing is live; one that is refused or not approved is a warning      |
 | facts      | they cannot be read; old ones are a warning                                                 |
 
 Rules: a check never raises and never changes what it looks at; one broken part does not keep the others unchecked.

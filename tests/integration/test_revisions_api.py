@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Generator
 from pathlib import Path
@@ -13,6 +14,9 @@ from policyd.client import Client
 from policyd.errors import Forbidden, NotFound, RevisionConflict
 from policyd.revisions.policy_files import SUFFIXES
 from policyd.revisions.trees import read_tree
+from policyd.services.doctor import Health
+from policyd.services.doctor_revisions import check_revisions
+from policyd.services.log_place import directory_of
 from tests.integration.conftest import ApiServer, serving
 from tests.integration.git_server import BareRepository
 from tests.integration.test_api_identity import bearer, granted, tokens_file
@@ -142,6 +146,10 @@ def test_a_policy_whose_tests_fail_is_refused_by_them(town: Town) -> None:
     refused = town.stands_as(bad, "refused")
     assert [(gate["gate"], gate["passed"]) for gate in refused["gates"]] == [("check", True), ("tests", False)]
     assert "test_nothing_holds" in refused["said"]
+    settings = town.server.parts.settings
+    (check,) = asyncio.run(check_revisions(settings, directory_of(settings)))
+    assert (check.health, bad in check.detail) == (Health.WARN, True)
+    assert "test_nothing_holds" in check.detail
 
 
 def test_only_who_may_for_all_tenants_takes_a_step(town: Town) -> None:
@@ -171,16 +179,18 @@ def test_the_command_line_shows_a_table_and_takes_short_names(
     token.write_text(town.tokens["ana"])
     token.chmod(0o600)
     at = ["--server", town.server.address, "--token-file", str(token)]
-    commit = town.commit("fifth")
-    town.stands_as(commit, "waiting")
+    commit = town.decided_on()
+    page = town.client("ana").revisions("policy")["items"]
+    before = next(each for each in page if each["commit"] != commit and all(gate["passed"] for gate in each["gates"]))
+    assert command(["policy", "rollback", before["digest"][7:17], *at, "--output", "json"]) == 0
+    assert '"state":"live"' in capsys.readouterr().out.replace(" ", "")
+    eventually(lambda: town.decided_on() == before["commit"])
     assert command(["policy", "activate", commit[:10], *at]) == 0
     eventually(lambda: town.decided_on() == commit)
     assert command(["policy", "log", "--kind", "policy", *at]) == 0
     told = capsys.readouterr().out
     assert commit[:12] in told
     assert "check:FAILED" in told
-    assert command(["policy", "rollback", *at, "--output", "json"]) == 0
-    assert '"state":"live"' in capsys.readouterr().out.replace(" ", "")
     assert command(["policy", "activate", "ffff", *at]) == 1
 
 
