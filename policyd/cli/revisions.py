@@ -43,6 +43,7 @@ def activate(
     ],
     pause: Annotated[bool, typer.Option("--pause", help="Hold it where it is on its way.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Have it go on after a pause.")] = False,
+    kind: KindFlag = Kind.POLICY,
     output: OutputFlag = Output.TABLE,
     data_dir: DataDirFlag = None,
     server: ServerFlag = None,
@@ -58,7 +59,7 @@ def activate(
         raise typer.BadParameter("pause and resume are two things", param_hint="--pause")
     step = "pause" if pause else "resume" if resume else "next"
     with client_of(Access(server, token_file, ca_file), config, data_dir) as client:
-        found = client.activate_revision(whole(client.revisions()["items"], digest), step=step)
+        found = client.activate_revision(whole(client.revisions(kind.value)["items"], digest), step=step)
     emit({**found}, output, lambda console: _draw([found], console))
 
 
