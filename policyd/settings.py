@@ -364,7 +364,8 @@ def load_settings(
     try:
         settings = Settings.model_validate(merged)
     except ValidationError as error:
-        findings = model_findings(error, Settings, _spots_laid_over(read.spot, variables.spot), merged)
+        spot = _spots_laid_over(read.spot, variables.spot) if variables.value else read.spot
+        findings = model_findings(error, Settings, spot, merged)
         raise ConfigError(f"the settings do not load: {findings[0]}", findings=findings) from None
     _refuse_open_door(settings)
     _refuse_half_tls(settings)

@@ -28,6 +28,10 @@ def test_each_fault_is_told_where_it_stands(file: Path) -> None:
     assert places(file, variables) == named
 
 
+def test_without_variables_the_file_is_at_fault(file: Path) -> None:
+    assert places(file, {"HOME": "/"}) == [f"{file}:4"]
+
+
 def test_what_a_variable_overrides_is_no_fault_of_the_file(file: Path) -> None:
     assert places(file, {"POLICYD_ENGINE__KIND": "oppa"}) == [f"{file}:4", "POLICYD_ENGINE__KIND"]
 
