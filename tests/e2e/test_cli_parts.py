@@ -181,7 +181,7 @@ def test_a_wrong_override_is_a_usage_error(wrong: list[str], capsys: Told) -> No
 def test_the_doctor_finds_what_is_broken(tmp_path: Path, capsys: Told) -> None:
     assert run(["doctor", "--output", "json"]) == 0
     parts = {check["part"]: check for check in json.loads(capsys.readouterr().out)}
-    of_server = {"identity", "tls", "secrets", "telemetry", "workers", "ntp"}
+    of_server = {"identity", "tls", "secrets", "telemetry", "workers", "ntp", "signers"}
     of_log = {"data", "ledger"}
     assert set(parts) == {"python", "fleet", "clock", "engine", "policies", "opa", "facts"} | of_log | of_server
     assert parts["engine"]["health"] == "ok"

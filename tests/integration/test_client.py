@@ -260,8 +260,8 @@ def test_the_import_brings_no_part_of_the_server() -> None:
     assert ours == [
         "policyd", "policyd.client", "policyd.client.authzen_calls", "policyd.client.calls", "policyd.client.clients",
         "policyd.client.connections",
-        "policyd.client.documents", "policyd.client.history", "policyd.client.problems", "policyd.client.two_persons",
-        "policyd.errors",
+        "policyd.client.documents", "policyd.client.history", "policyd.client.problems", "policyd.client.revisions",
+        "policyd.client.two_persons", "policyd.client.waivers", "policyd.errors",
     ]  # fmt: skip
     assert not {
         "httpx",

@@ -1,6 +1,6 @@
 """Real faults of a disk while budgets are reserved, settled and released: no allow leaves, nothing acknowledged is
-missing, and no hold is unaccounted for. A disk of 1 MB that is full, a disk that fails to sync, and a checkpoint file
-that cannot be made durable; with the writer alone, and with a real server."""
+missing, and no hold is unaccounted for. A disk of 1.25 MB that is full (an empty log takes 0.65 MB), a disk that fails
+to sync, and a checkpoint file that cannot be made durable; with the writer alone, and with a real server."""
 
 from __future__ import annotations
 
@@ -141,8 +141,8 @@ def spend(
 
 
 @pytest.fixture
-def disk_of_1_mb(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MB with an empty log on it, which takes two thirds."""
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1.25 MB with an empty log on it, which takes half."""
     place = tmp_path / "disk"
     place.mkdir()
     mounted = os.geteuid() == 0 and shutil.which("mount") is not None
@@ -150,7 +150,7 @@ def disk_of_1_mb(tmp_path: Path) -> Iterator[Path]:
         command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)]
         mounted = subprocess.run(command, capture_output=True, check=False).returncode == 0
     if not mounted:
-        pytest.skip("a file system of 1 MB needs root")
+        pytest.skip("a file system of its own needs root")
     try:
 
         async def create() -> None:
@@ -159,16 +159,16 @@ def disk_of_1_mb(tmp_path: Path) -> Iterator[Path]:
                 await (await Committer.open(directory)).close()
 
         asyncio.run(create())
-        subprocess.run(["mount", "-o", "remount,size=1m", str(place)], check=True)
+        subprocess.run(["mount", "-o", "remount,size=1280k", str(place)], check=True)
         yield place
     finally:
         subprocess.run(["umount", str(place)], check=True)
 
 
-@pytest.mark.fault("ENOSPC: a disk of 1 MB, with reservations and settlements")
-def test_a_full_disk_of_1_mb_loses_no_hold(disk_of_1_mb: Path, repository: Path, counted: Counted) -> None:
-    mend = f"mount -o remount,size=8m {disk_of_1_mb}"
-    report = spend(disk_of_1_mb / "data", repository, ":", mend, counted, width=3)
+@pytest.mark.fault("ENOSPC: a disk of 1.25 MB, with reservations and settlements")
+def test_a_full_small_disk_loses_no_hold(small_disk: Path, repository: Path, counted: Counted) -> None:
+    mend = f"mount -o remount,size=8m {small_disk}"
+    report = spend(small_disk / "data", repository, ":", mend, counted, width=3)
     assert report["broken"] > 0, "while it was full, a whole round of spenders was refused"
 
 

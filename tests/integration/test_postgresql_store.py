@@ -32,6 +32,7 @@ from policyd.services.holds import HOLDS
 from policyd.services.idempotency import KEYS
 from policyd.services.proposals import PROPOSALS
 from policyd.services.revision_rows import REVISIONS
+from policyd.services.waiver_rows import WAIVERS
 from tests.postgresql_server import PASSWORD, QUOTED_PASSWORD, PostgresqlServer
 
 NOW_US = int(datetime(2026, 6, 15, tzinfo=UTC).timestamp()) * 1_000_000
@@ -265,6 +266,7 @@ def test_the_migrations_make_the_tables_that_the_code_uses(database: str, tmp_pa
         HOLDS,
         ERASURES,
         REVISIONS,
+        WAIVERS,
     ):
         table.to_metadata(declared)
     with open_log(replica(database, tmp_path, "one"), "log/one") as (log, _):
