@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.programs import PACKAGES, missing
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 DOCUMENTS = [
     ROOT / "README.md",
@@ -93,8 +95,10 @@ def scratch(folder: Path) -> Path:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_the_commands_of_the_document_run(document: Path, tmp_path: Path) -> None:
     text = document.read_text()
-    if "ssh-keygen" in text and shutil.which("ssh-keygen") is None:
-        pytest.skip("no ssh-keygen")
+    code = "\n".join(block.code for block in blocks(text) if block.exit_code is not None)
+    used = [program for program in PACKAGES if re.search(rf"^\s*{program} ", code, re.MULTILINE)]
+    if (why := missing(*used)) is not None:
+        pytest.skip(why)
     folder = scratch(tmp_path)
     for block in blocks(text):
         if block.exit_code is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import socket
 import subprocess
 import threading
@@ -18,6 +17,7 @@ import pytest
 from policyd.api.server import serve
 from policyd.bootstrap import Running, running
 from policyd.settings import load_settings
+from tests.programs import missing
 
 T = TypeVar("T")
 
@@ -170,10 +170,9 @@ def bank_chat() -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def failing_sync(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A library that makes fsync fail while the file ``BREAK_SYNC`` exists: for ``LD_PRELOAD``."""
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.skip("making fsync fail needs a C compiler")
+    if (why := missing("cc")) is not None:
+        pytest.skip(why)
     folder = tmp_path_factory.mktemp("failing_sync")
     (folder / "shim.c").write_text(FAILING_SYNC)
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", folder / "shim.so", folder / "shim.c", "-ldl"], check=True)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", folder / "shim.so", folder / "shim.c", "-ldl"], check=True)
     return folder / "shim.so"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import shutil
 import subprocess
 import zlib
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import Any
 import httpx
 import orjson
 import pytest
+
+from tests.programs import needs
 
 PATH = "/v1/decisions"
 HEADERS = {"Content-Type": "application/json"}
@@ -57,14 +58,12 @@ def test_who_does_not_ask_gets_it_plain(api: Any, bank_chat: dict[str, Any], ask
     assert orjson.loads(body)["outcome"] == "allow"
 
 
+@needs("curl")
 def test_curl_reads_it(api: Any, keyed: tuple[bytes, dict[str, str]], tmp_path: Path) -> None:
-    curl = shutil.which("curl")
-    if curl is None:
-        pytest.skip("no curl")
     content, key = keyed
     _, plain = raw(api, PATH, content, **key, **{"Accept-Encoding": "identity"})
     (tmp_path / "body").write_bytes(content)
-    command = [curl, "--silent", "--fail", "--compressed", "--data-binary", f"@{tmp_path / 'body'}"]
+    command = ["curl", "--silent", "--fail", "--compressed", "--data-binary", f"@{tmp_path / 'body'}"]
     command += ["-H", "Content-Type: application/json", "-H", "Idempotency-Key: gzip-1", f"{api.address}{PATH}"]
     assert subprocess.run(command, capture_output=True, check=True, timeout=30).stdout == plain
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import runpy
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import pytest
 from audit.query import FILTERS
 from policyd.api.openapi_document import operations
 from policyd.settings import Settings
+from tests.programs import needs
 
 
 @pytest.fixture
@@ -23,9 +23,8 @@ def page(repository: Path) -> str:
     return (repository / "docs" / "reference" / "http.md").read_text()
 
 
+@needs("curl")
 def test_the_examples_run(api: Any, page: str) -> None:
-    if shutil.which("curl") is None:
-        pytest.skip("no curl")
     examples = re.findall(r"<!-- run status=(\d+) -->\n```sh\n(.*?)```", page, re.DOTALL)
     assert len(examples) == page.count("```sh")
     for status, command in examples:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,6 +24,7 @@ from policyd.revisions.kept import KeptTrees, Tree
 from policyd.revisions.signature_gate import signature_gate
 from policyd.revisions.tree_sources import LIMITS
 from tests.integration.git_server import BareRepository
+from tests.programs import needs
 
 FILES = {"policies/a/a.rego": b"package a\n", "policies/settings.yaml": b"settings: {}\n", "readme.md": b"no"}
 SUFFIXES = (".rego", ".yaml")
@@ -195,7 +195,7 @@ def test_a_kept_revision_still_proves_who_signed_it(signed: Signed, tmp_path: Pa
     assert live[0].proof is None
 
 
-@pytest.mark.skipif(shutil.which("git") is None or shutil.which("ssh-keygen") is None, reason="no git or ssh-keygen")
+@needs("git", "ssh-keygen")
 def test_what_git_itself_signs_is_taken(tmp_path: Path) -> None:
     work, key = tmp_path / "work", tmp_path / "key"
     work.mkdir()

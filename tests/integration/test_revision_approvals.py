@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import shutil
 import subprocess
 from collections.abc import Generator
 from pathlib import Path, PurePosixPath
@@ -29,6 +28,7 @@ from policyd.services.trust import Trust
 from tests.integration.conftest import ApiServer, serving
 from tests.integration.test_api_bad_input import check_problem
 from tests.integration.test_api_identity import bearer, granted, tokens_file
+from tests.programs import needs
 
 KEYS = {name: ed25519.Ed25519PrivateKey.generate() for name in ("ana", "ben", "eve")}
 DAY_US = 86_400_000_000
@@ -228,7 +228,7 @@ def test_the_command_signs_sends_and_hands_over(
     assert main(["policy", "approve", OTHER, "--send", str(tmp_path / "none"), *asked]) == 2
 
 
-@pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="no ssh-keygen")
+@needs("ssh-keygen")
 def test_openssh_signs_what_out_has_written(office: Office, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     token, key, out = tmp_path / "token", _key_file(tmp_path / "key", "ana"), tmp_path / "approval.json"
     token.write_text(office.tokens["ana"])

@@ -14,37 +14,13 @@ from policyd.core.decide import Decision, decide, ranked_json, rejected_json
 from policyd.core.facts import Facts, PoolFacts
 from policyd.core.sheet import Refused, Row, Sheet, seal, sheet_from_content
 from policyd.core.waivers import LIFTS, Waiver, lift
-from policyd.core.workload import Workload
+from tests.plain_workload import PLAIN
 
 NOW_US = 1_795_341_600_000_000
 WEIGHTS = {"control": 300, "availability": 200, "price": 300, "latency": 100, "preference": 100}
 PRICING = Pricing("tokens", "token price", "list", "a list", "2026-07-01", 500_000_000, 1_500_000_000)
 POOLS = "abcdefgh"
 FACTS = Facts({pool: PoolFacts(64, 0, True) for pool in POOLS}, {}, "sha256:facts")
-WORKLOAD = Workload(
-    scope="request",
-    tenant="t",
-    project="p",
-    environment="prod",
-    model="m",
-    model_version="1",
-    urgency="standard",
-    traffic="steady",
-    task="chat",
-    memory_bound=False,
-    classification="internal",
-    categories=(),
-    permitted_countries=("DE",),
-    sources=(),
-    sla_class="standard",
-    accelerators=(),
-    gpu_count=0,
-    gpu_memory_gib=0,
-    input_tokens=1_000,
-    max_output_tokens=500,
-    requests_per_hour=60,
-    duration_hours=1,
-)
 RULES = {"sla.slow": "sha256:slow", "budget.near": "sha256:near", "models.first": "sha256:first"}
 SOFT = [("sla", "slow", "soft"), ("budget", "near", "soft"), ("models", "first", "approval")]
 HARD = [("residency", "location", "hard"), ("core", "not_entitled", "hard"), ("sla", "fact_missing", "hard")]
@@ -120,14 +96,14 @@ def several(**fixed: Any) -> st.SearchStrategy[list[Waiver]]:
 
 def written(sheet: Sheet, decision: Decision) -> bytes:
     """What an answer says of the pools."""
-    ranked = orjson.Fragment(ranked_json(decision.ranked, WORKLOAD))
+    ranked = orjson.Fragment(ranked_json(decision.ranked, PLAIN))
     return orjson.dumps([decision.outcome, decision.denied_by, ranked]) + rejected_json(decision, sheet)
 
 
 @given(sheets(), several())
 def test_no_waiver_opens_what_a_hard_rule_refuses(sheet: Sheet, drawn: list[Waiver]) -> None:
-    lifted = lift(sheet, WORKLOAD, drawn, NOW_US)
-    decision = decide(WORKLOAD, lifted.sheet, FACTS)
+    lifted = lift(sheet, PLAIN, drawn, NOW_US)
+    decision = decide(PLAIN, lifted.sheet, FACTS)
     allowed = {scored.row.pool for scored in decision.ranked}
     for entry in sheet.refused:
         if entry.pool not in allowed:
@@ -136,7 +112,7 @@ def test_no_waiver_opens_what_a_hard_rule_refuses(sheet: Sheet, drawn: list[Waiv
         for each in entry.violations:
             assert each["enforcement"] in ("soft", "approval")
             assert any(waiver.lifts(entry.pool, each, sheet.rules) for waiver in lifted.waivers)
-    assert {each.row.pool for each in decide(WORKLOAD, sheet, FACTS).ranked} <= allowed
+    assert {each.row.pool for each in decide(PLAIN, sheet, FACTS).ranked} <= allowed
     assert {row.pool for row in lifted.sheet.rows} | {entry.pool for entry in lifted.sheet.refused} == {
         row.pool for row in sheet.rows
     } | {entry.pool for entry in sheet.refused}
@@ -157,29 +133,29 @@ def test_no_waiver_opens_what_a_hard_rule_refuses(sheet: Sheet, drawn: list[Waiv
     ),
 )
 def test_what_is_not_in_force_here_changes_no_byte(sheet: Sheet, drawn: list[Waiver]) -> None:
-    lifted = lift(sheet, WORKLOAD, drawn, NOW_US)
+    lifted = lift(sheet, PLAIN, drawn, NOW_US)
     assert lifted.sheet is sheet
     assert lifted.waivers == ()
-    plain = decide(WORKLOAD, sheet, FACTS)
-    assert written(lifted.sheet, decide(WORKLOAD, lifted.sheet, FACTS)) == written(sheet, plain)
+    plain = decide(PLAIN, sheet, FACTS)
+    assert written(lifted.sheet, decide(PLAIN, lifted.sheet, FACTS)) == written(sheet, plain)
 
 
 @given(sheets(), several(), st.randoms())
 def test_a_replay_comes_to_the_same_bytes(sheet: Sheet, drawn: list[Waiver], random: Any) -> None:
     """From the content of the sheet and the waivers that it stood on, in whatever order they come."""
-    lifted = lift(sheet, WORKLOAD, drawn, NOW_US)
+    lifted = lift(sheet, PLAIN, drawn, NOW_US)
     recorded = list(lifted.waivers)
     random.shuffle(recorded)
-    again = lift(sheet_from_content(sheet.content), WORKLOAD, recorded, NOW_US)
+    again = lift(sheet_from_content(sheet.content), PLAIN, recorded, NOW_US)
     assert again.waivers == lifted.waivers
-    first, second = decide(WORKLOAD, lifted.sheet, FACTS), decide(WORKLOAD, again.sheet, FACTS)
+    first, second = decide(PLAIN, lifted.sheet, FACTS), decide(PLAIN, again.sheet, FACTS)
     assert written(lifted.sheet, first) == written(again.sheet, second)
     assert lifted.sheet.content == sheet.content == again.sheet.content
 
 
 @given(sheets(), several())
 def test_a_waived_pool_ranks_as_if_the_rule_had_never_refused_it(sheet: Sheet, drawn: list[Waiver]) -> None:
-    lifted = lift(sheet, WORKLOAD, drawn, NOW_US).sheet
+    lifted = lift(sheet, PLAIN, drawn, NOW_US).sheet
     fresh = seal(
         rows=lifted.rows,
         refused=lifted.refused,
@@ -190,7 +166,7 @@ def test_a_waived_pool_ranks_as_if_the_rule_had_never_refused_it(sheet: Sheet, d
         failed=False,
         rules=RULES,
     )
-    assert written(lifted, decide(WORKLOAD, lifted, FACTS)) == written(fresh, decide(WORKLOAD, fresh, FACTS))
+    assert written(lifted, decide(PLAIN, lifted, FACTS)) == written(fresh, decide(PLAIN, fresh, FACTS))
 
 
 def one(kind: str, rule: str, **changes: Any) -> Waiver:
@@ -207,36 +183,36 @@ def made_of(*entries: Refused) -> Sheet:
 
 def test_a_waiver_opens_a_pool_and_the_answer_names_it() -> None:
     sheet = made_of(refused("a", [SOFT[0]], False))
-    assert decide(WORKLOAD, sheet, FACTS).denied_by == "eligibility"
-    lifted = lift(sheet, WORKLOAD, [one("waiver", "slow")], NOW_US)
-    (scored,) = decide(WORKLOAD, lifted.sheet, FACTS).ranked
-    warned = orjson.loads(ranked_json([scored], WORKLOAD))[0]["warnings"]
+    assert decide(PLAIN, sheet, FACTS).denied_by == "eligibility"
+    lifted = lift(sheet, PLAIN, [one("waiver", "slow")], NOW_US)
+    (scored,) = decide(PLAIN, lifted.sheet, FACTS).ranked
+    warned = orjson.loads(ranked_json([scored], PLAIN))[0]["warnings"]
     assert [(each["rule"], each["lifted_by"]) for each in warned] == [("slow", "w1")]
     assert [entry.pool for entry in lifted.sheet.lifted] == ["a"]
 
 
 def test_what_is_left_after_a_waiver_is_what_still_refuses() -> None:
     sheet = made_of(refused("a", [SOFT[0], SOFT[2]], False))
-    assert decide(WORKLOAD, sheet, FACTS).denied_by == "eligibility"
-    lifted = lift(sheet, WORKLOAD, [one("waiver", "slow")], NOW_US)
-    decision = decide(WORKLOAD, lifted.sheet, FACTS)
+    assert decide(PLAIN, sheet, FACTS).denied_by == "eligibility"
+    lifted = lift(sheet, PLAIN, [one("waiver", "slow")], NOW_US)
+    decision = decide(PLAIN, lifted.sheet, FACTS)
     assert decision.denied_by == "approval_required"
     (shown,) = orjson.loads(rejected_json(decision, lifted.sheet))
     assert [each["rule"] for each in shown["violations"]] == ["first"]
     both = [one("waiver", "slow"), one("approval", "first", id="w2")]
-    assert decide(WORKLOAD, lift(sheet, WORKLOAD, both, NOW_US).sheet, FACTS).outcome == "allow"
+    assert decide(PLAIN, lift(sheet, PLAIN, both, NOW_US).sheet, FACTS).outcome == "allow"
 
 
 def test_a_waiver_lifts_no_approval_and_an_approval_no_soft_rule() -> None:
     asking, slow = made_of(refused("a", [SOFT[2]], False)), made_of(refused("a", [SOFT[0]], False))
     for kind in ("waiver", "break_glass"):
-        assert lift(asking, WORKLOAD, [one(kind, "first")], NOW_US).sheet is asking
-    assert lift(slow, WORKLOAD, [one("approval", "slow")], NOW_US).sheet is slow
+        assert lift(asking, PLAIN, [one(kind, "first")], NOW_US).sheet is asking
+    assert lift(slow, PLAIN, [one("approval", "slow")], NOW_US).sheet is slow
 
 
 def test_of_two_the_one_that_ends_last_counts() -> None:
     sheet = made_of(refused("a", [SOFT[0]], False))
     long, short = one("waiver", "slow", id="w9", expires_us=NOW_US + 50), one("waiver", "slow")
-    assert lift(sheet, WORKLOAD, [short, long], NOW_US).waivers == (long,)
-    assert lift(sheet, WORKLOAD, [short, long], NOW_US + 9).waivers == (long,)
-    assert lift(sheet, WORKLOAD, [short, long], NOW_US + 50).waivers == ()
+    assert lift(sheet, PLAIN, [short, long], NOW_US).waivers == (long,)
+    assert lift(sheet, PLAIN, [short, long], NOW_US + 9).waivers == (long,)
+    assert lift(sheet, PLAIN, [short, long], NOW_US + 50).waivers == ()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import shutil
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +14,7 @@ from policyd.errors import ConfigError, SignatureRefused
 from policyd.revisions import sshsig
 from policyd.revisions.allowed_signers import AllowedSigners, parse_allowed_signers, read_allowed_signers
 from policyd.revisions.sshsig import parse, sign
+from tests.programs import needs
 
 # The same ones in every process: names of tests are made of them.
 ANA, BEN, CLEO = (ed25519.Ed25519PrivateKey.from_private_bytes(bytes([nth] * 32)) for nth in range(3))
@@ -148,7 +148,7 @@ def test_a_file_is_bounded_readable_and_not_for_everybody_to_write(tmp_path: Pat
         parse_allowed_signers(too_many.encode(), "signers")
 
 
-@pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="no ssh-keygen")
+@needs("ssh-keygen")
 def test_openssh_says_the_same_of_each_line(tmp_path: Path) -> None:
     signature, signers = tmp_path / "sig", tmp_path / "signers"
     signature.write_text(sign(ANA, MESSAGE, "git"))

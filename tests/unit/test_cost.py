@@ -24,6 +24,7 @@ from policyd.core.pool import Offering, Performance, Pool, Price
 from policyd.core.quantities import MAX_SAFE, PPM
 from policyd.core.workload import Workload
 from policyd.errors import RequestError
+from tests.plain_workload import PLAIN
 
 SPEED = {
     "prefill_tokens_per_s": 10_000,
@@ -76,31 +77,7 @@ def sound(pricing: Pricing | str) -> Pricing:
 
 
 def workload(**changes: Any) -> Workload:
-    plain = Workload(
-        scope="request",
-        tenant="t",
-        project="p",
-        environment="prod",
-        model="m",
-        model_version="1",
-        urgency="standard",
-        traffic="steady",
-        task="chat",
-        memory_bound=False,
-        classification="public",
-        categories=(),
-        permitted_countries=("DE",),
-        sources=(),
-        sla_class="standard",
-        accelerators=(),
-        gpu_count=0,
-        gpu_memory_gib=0,
-        input_tokens=1_000,
-        max_output_tokens=300,
-        requests_per_hour=60,
-        duration_hours=1,
-    )
-    return plain._replace(**changes)
+    return PLAIN._replace(**{"classification": "public", "max_output_tokens": 300, **changes})
 
 
 def deployment(**changes: Any) -> Workload:

@@ -15,31 +15,8 @@ from policyd.core.decide import decide, obligations_json, ranked_json, rejected_
 from policyd.core.facts import Facts, PoolFacts
 from policyd.core.sheet import Refused, Row, Sheet, seal, sheet_from_content
 from policyd.core.workload import Workload
+from tests.plain_workload import PLAIN
 
-WORKLOAD = Workload(
-    scope="request",
-    tenant="t",
-    project="p",
-    environment="prod",
-    model="m",
-    model_version="1",
-    urgency="standard",
-    traffic="steady",
-    task="chat",
-    memory_bound=False,
-    classification="internal",
-    categories=(),
-    permitted_countries=("DE",),
-    sources=(),
-    sla_class="standard",
-    accelerators=(),
-    gpu_count=0,
-    gpu_memory_gib=0,
-    input_tokens=1_000,
-    max_output_tokens=500,
-    requests_per_hour=60,
-    duration_hours=1,
-)
 WEIGHTS = {"control": 300, "availability": 200, "price": 300, "latency": 100, "preference": 100}
 GPU = Pricing(
     form="gpu",
@@ -87,7 +64,7 @@ def facts(**pools: PoolFacts) -> Facts:
     return Facts({name.replace("_", "-"): state for name, state in pools.items()}, {}, "sha256:facts")
 
 
-def order(made: Sheet, state: Facts, workload: Workload = WORKLOAD) -> list[str]:
+def order(made: Sheet, state: Facts, workload: Workload = PLAIN) -> list[str]:
     return [scored.row.pool for scored in decide(workload, made, state).ranked]
 
 
@@ -130,13 +107,13 @@ def test_facts_count(better: PoolFacts) -> None:
     ],
 )
 def test_what_is_not_known_to_be_free_is_refused(state: PoolFacts, rule: str) -> None:
-    decision = decide(WORKLOAD, sheet(row("a")), facts(a=state))
+    decision = decide(PLAIN, sheet(row("a")), facts(a=state))
     assert (decision.outcome, decision.denied_by) == ("deny", "capacity")
     assert [violation["rule"] for _, violation in decision.refused] == [rule]
 
 
 def test_a_pool_without_any_facts_is_refused() -> None:
-    assert decide(WORKLOAD, sheet(row("a")), facts()).refused[0][1]["rule"] == "facts_unknown"
+    assert decide(PLAIN, sheet(row("a")), facts()).refused[0][1]["rule"] == "facts_unknown"
 
 
 def test_a_hidden_gpu_count_still_needs_known_facts() -> None:
@@ -148,18 +125,18 @@ def test_a_hidden_gpu_count_still_needs_known_facts() -> None:
 def test_the_context_is_checked_exactly() -> None:
     made, state = sheet(row("a", max_context_tokens=1_500)), facts(a=FREE)
     assert order(made, state) == ["a"]
-    one_more = WORKLOAD._replace(input_tokens=1_001)
+    one_more = PLAIN._replace(input_tokens=1_001)
     assert decide(one_more, made, state).refused[0][1]["rule"] == "context_exceeded"
 
 
 def test_asked_gpus_need_room() -> None:
     made = sheet(row("a"))
-    assert order(made, facts(a=PoolFacts(4, 0, True)), WORKLOAD._replace(gpu_count=8)) == []
-    assert order(made, facts(a=PoolFacts(8, 0, True)), WORKLOAD._replace(gpu_count=8)) == ["a"]
+    assert order(made, facts(a=PoolFacts(4, 0, True)), PLAIN._replace(gpu_count=8)) == []
+    assert order(made, facts(a=PoolFacts(8, 0, True)), PLAIN._replace(gpu_count=8)) == ["a"]
 
 
 def test_a_deployment_needs_room_for_all_its_replicas() -> None:
-    busy = WORKLOAD._replace(scope="deployment", requests_per_hour=100_000)
+    busy = PLAIN._replace(scope="deployment", requests_per_hour=100_000)
     made = sheet(row("a"))
     assert order(made, facts(a=PoolFacts(2, 0, True)), busy) == []
     assert order(made, facts(a=PoolFacts(10_000, 0, True)), busy) == ["a"]
@@ -180,16 +157,16 @@ def refusal(pool: str, policy: str, *, hidden: bool = False) -> Refused:
 
 
 def test_denied_by() -> None:
-    assert decide(WORKLOAD, sheet(refused=(refusal("a", "residency"),)), facts()).denied_by == "eligibility"
+    assert decide(PLAIN, sheet(refused=(refusal("a", "residency"),)), facts()).denied_by == "eligibility"
     both = (refusal("a", "residency"), refusal("b", "budget"))
-    assert decide(WORKLOAD, sheet(refused=both), facts()).denied_by == "budget"
-    assert decide(WORKLOAD, sheet(row("c"), refused=both), facts()).denied_by == "capacity"
-    assert decide(WORKLOAD, sheet(), facts()).denied_by == "eligibility"
+    assert decide(PLAIN, sheet(refused=both), facts()).denied_by == "budget"
+    assert decide(PLAIN, sheet(row("c"), refused=both), facts()).denied_by == "capacity"
+    assert decide(PLAIN, sheet(), facts()).denied_by == "eligibility"
 
 
 def test_hidden_pools_are_counted_and_not_named() -> None:
     made = sheet(row("b"), refused=(refusal("a", "x"), refusal("secret", "core", hidden=True)))
-    decision = decide(WORKLOAD, made, facts(b=PoolFacts(0, 0, True)))
+    decision = decide(PLAIN, made, facts(b=PoolFacts(0, 0, True)))
     shown = orjson.loads(orjson.dumps(rejected_fragments(decision, made)))
     assert [entry["pool"] for entry in shown] == ["a", "b"]
     assert made.hidden_total == 1
@@ -199,15 +176,15 @@ def test_hidden_pools_are_counted_and_not_named() -> None:
 def test_obligations_of_some_pools_name_them() -> None:
     redact = {"name": "redact", "value": True}
     made = sheet(row("a", obligations=(redact,)), row("b"))
-    both = obligations_json(decide(WORKLOAD, made, facts(a=FREE, b=FREE)).ranked, WORKLOAD)
+    both = obligations_json(decide(PLAIN, made, facts(a=FREE, b=FREE)).ranked, PLAIN)
     assert both == [{"name": "max_output_tokens", "value": 500}, {**redact, "pools": ["a"]}]
-    alone = obligations_json(decide(WORKLOAD, made, facts(a=FREE)).ranked, WORKLOAD)
+    alone = obligations_json(decide(PLAIN, made, facts(a=FREE)).ranked, PLAIN)
     assert alone[1] == redact
 
 
 def test_the_components_add_up_to_the_score() -> None:
     made, state = sheet(row("a"), row("b", pricing=TOKENS)), facts(a=FREE, b=FREE)
-    for told in orjson.loads(ranked_json(decide(WORKLOAD, made, state).ranked, WORKLOAD)):
+    for told in orjson.loads(ranked_json(decide(PLAIN, made, state).ranked, PLAIN)):
         assert told["score"] == sum(c["value"] * c["weight"] for c in told["components"]) // 1000
         assert all(0 <= component["value"] <= 1000 for component in told["components"])
 
@@ -221,7 +198,7 @@ def test_what_a_million_tokens_cost_is_rounded_up_and_nothing_without_tokens() -
         return found
 
     # 1,000 x 0.5 + 500 x 1.5 = 1,250 micro-USD for 1,500 tokens: 833,333.3 for a million.
-    assert cost(WORKLOAD, facts(a=FREE)) == {
+    assert cost(PLAIN, facts(a=FREE)) == {
         "micro_usd": 1_250,
         "per": "request",
         "micro_usd_per_million_tokens": 833_334,
@@ -230,10 +207,10 @@ def test_what_a_million_tokens_cost_is_rounded_up_and_nothing_without_tokens() -
         "price_source": "a price list",
         "price_checked": "2026-07-01",
     }
-    assert cost(WORKLOAD._replace(scope="deployment", requests_per_hour=60), facts(a=FREE))["per"] == "deployment"
-    doubled = cost(WORKLOAD, facts(a=replace(FREE, price_ppm=2_000_000)))
+    assert cost(PLAIN._replace(scope="deployment", requests_per_hour=60), facts(a=FREE))["per"] == "deployment"
+    doubled = cost(PLAIN, facts(a=replace(FREE, price_ppm=2_000_000)))
     assert (doubled["micro_usd"], doubled["price_ppm_of_declared"]) == (2_500, 2_000_000)
-    nothing = WORKLOAD._replace(input_tokens=0, max_output_tokens=0)
+    nothing = PLAIN._replace(input_tokens=0, max_output_tokens=0)
     assert cost(nothing, facts(a=FREE))["micro_usd_per_million_tokens"] is None
 
 
@@ -242,7 +219,7 @@ def test_a_percent_sign_of_a_fleet_is_a_percent_sign() -> None:
     made = sheet(
         row("a", warnings=warned, model={"name": "50%s", "version": "%%", "digest": None, "verified_by": None})
     )
-    (told,) = orjson.loads(ranked_json(decide(WORKLOAD, made, facts(a=FREE)).ranked, WORKLOAD))
+    (told,) = orjson.loads(ranked_json(decide(PLAIN, made, facts(a=FREE)).ranked, PLAIN))
     assert told["warnings"] == list(warned)
     assert (told["model"]["name"], told["model"]["version"]) == ("50%s", "%%")
 
@@ -277,7 +254,7 @@ states = st.dictionaries(
 def test_every_pool_is_ranked_or_refused_once(
     drawn: list[Row], pools: dict[str, PoolFacts], input_tokens: int, output_tokens: int
 ) -> None:
-    workload = WORKLOAD._replace(input_tokens=input_tokens, max_output_tokens=output_tokens)
+    workload = PLAIN._replace(input_tokens=input_tokens, max_output_tokens=output_tokens)
     made, state = sheet(*drawn), Facts(pools, {}, "sha256:f")
     decision = decide(workload, made, state)
     ranked, refused = [s.row.pool for s in decision.ranked], [r.pool for r, _ in decision.refused]
@@ -310,15 +287,13 @@ def test_a_lost_fact_lets_no_pool_in(drawn: list[Row], pools: dict[str, PoolFact
 def test_a_cost_beyond_every_number_refuses_that_pool_alone() -> None:
     absurd = replace(GPU, input_nano=10**18, output_nano=10**18)
     made = sheet(row("absurd", pricing=absurd, max_context_tokens=10**8), row("sane", max_context_tokens=10**8))
-    dear = WORKLOAD._replace(input_tokens=10**7)
+    dear = PLAIN._replace(input_tokens=10**7)
     decision = decide(dear, made, facts(absurd=FREE, sane=FREE))
     assert [(r.pool, violation["rule"]) for r, violation in decision.refused] == [("absurd", "cost_out_of_range")]
     assert [scored.row.pool for scored in decision.ranked] == ["sane"]
     risen = facts(absurd=PoolFacts(64, 0, True, price_ppm=10**12), sane=FREE)
     assert order(made, risen) == ["sane"]
-    deployment = WORKLOAD._replace(
-        scope="deployment", duration_hours=87_840, requests_per_hour=10**9, input_tokens=10**7
-    )
+    deployment = PLAIN._replace(scope="deployment", duration_hours=87_840, requests_per_hour=10**9, input_tokens=10**7)
     endless = facts(absurd=PoolFacts(10**12, 0, True), sane=PoolFacts(10**12, 0, True))
     assert order(made, endless, deployment) == []
 
@@ -339,9 +314,9 @@ def test_a_full_group_leaves_the_ranking_that_its_pools_refused_would(
         )
     )
     spilled = {pool: {"policy": "budget", "rule": "quota_exhausted"} for pool, at in group_of.items() if at in full}
-    found = decide(WORKLOAD, made, facts(**dict.fromkeys(group_of, FREE)), spilled)
+    found = decide(PLAIN, made, facts(**dict.fromkeys(group_of, FREE)), spilled)
     states = {pool: replace(FREE, healthy=pool not in spilled) for pool in group_of}
-    refused = decide(WORKLOAD, made, facts(**states))
+    refused = decide(PLAIN, made, facts(**states))
     assert (found.outcome, found.ranked) == (refused.outcome, refused.ranked)
     assert {each.pool for each, _ in found.refused} == {each.pool for each, _ in refused.refused} == spilled.keys()
     assert found.denied_by == (None if found.ranked else "budget")

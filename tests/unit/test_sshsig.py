@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, paddin
 from policyd.errors import ConfigError, SignatureRefused
 from policyd.revisions import sshsig
 from policyd.revisions.sshsig import PrivateKey, check, key_of, parse, read_private_key, sign
+from tests.programs import needs
 
 MESSAGE = b"what is signed\n"
 NAMESPACE = "git"
@@ -25,7 +25,6 @@ KEYS: dict[str, PrivateKey] = {
     "p521": ec.generate_private_key(ec.SECP521R1()),
     "rsa": RSA_KEY,
 }
-needs_ssh_keygen = pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="no ssh-keygen")
 
 
 def _string(content: bytes) -> bytes:
@@ -62,7 +61,7 @@ def test_a_signature_counts_for_its_message_and_namespace(name: str) -> None:
         check(found, MESSAGE, "file")
 
 
-@needs_ssh_keygen
+@needs("ssh-keygen")
 @pytest.mark.parametrize(
     ("kind", "bits"), [("ed25519", "256"), ("ecdsa", "256"), ("ecdsa", "384"), ("ecdsa", "521"), ("rsa", "2048")]
 )
@@ -215,7 +214,7 @@ def test_private_keys() -> None:
         read_private_key(other, "the file")
 
 
-@needs_ssh_keygen
+@needs("ssh-keygen")
 def test_a_key_of_openssh_with_a_passphrase_is_named(tmp_path: Path) -> None:
     key = tmp_path / "key"
     _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "secret", "-f", str(key))
