@@ -36,7 +36,7 @@ from policyd.services.log_reader import LogReader
 HOUR_US: Final = 3_600_000_000
 HELD: Final = STATES.index("held")
 IDS_PER_READ: Final = 500
-_KINDS: Final[tuple[Kind, ...]] = ("decision", "settlement", "void")
+_KINDS: Final[tuple[tuple[Kind, ...], ...]] = (("settlement", "void"), ("decision",))
 
 Progress = Callable[[int], None]
 """Told how many entries were read since it was told last."""
@@ -65,7 +65,7 @@ class Placements:
     found: dict[tuple[Any, ...], Placement] = field(default_factory=dict)
     unread: int = 0
 
-    def take(self, body: Mapping[str, Any], time_us: int, pool: str, now_us: int, *, held: bool) -> None:
+    def take(self, body: Mapping[str, Any], time_us: int, pool: str, now_us: int, *, held: bool, settled: bool) -> None:
         """Count one allowed decision."""
         workload = workload_from_record(body["workload"])
         scope = (workload.tenant, workload.project, workload.environment, workload.scope)
@@ -77,7 +77,7 @@ class Placements:
         if time_us >= placement.last_us:
             placement.last_us, placement.example, placement.workload = time_us, body["id"], workload
         end_us = _end_us(workload, time_us)
-        if held or (end_us is not None and end_us > now_us):
+        if held or (not settled and end_us is not None and end_us > now_us):
             placement.running += 1
             if end_us is not None:
                 placement.until_us = max(placement.until_us or 0, end_us)
@@ -89,24 +89,38 @@ async def placements_in_force(
     """Every placement that runs at this moment or was decided or settled since. Raises ``AuditError``."""
     held = await reader.read(_held)
     gathered = _Gathered(set(held), now_us)
-    for number in await reader.logs():
-        end = await reader.size(number)
-        while end > 0:
-            start = max(0, end - STEP_ENTRIES)
-            read = partial(of_kinds, kinds=_KINDS, from_index=start, to_index=end, log=number)
-            picked = await reader.read(read)
-            progress(end - start)
-            for entry in reversed(picked):
-                gathered.take(entry, since_us)
-            if picked and picked[0].time_us < since_us:
-                break
-            end = start
+    # What became of decisions comes first: it may stand in the log of another replica than they do.
+    for kinds in _KINDS:
+        for number in await reader.logs():
+            await _read_back(reader, number, kinds, since_us, gathered.take, progress)
     await _older(reader, gathered)
     return gathered.placements
 
 
+async def _read_back(
+    reader: LogReader,
+    log: int,
+    kinds: tuple[Kind, ...],
+    since_us: int,
+    take: Callable[[Picked], None],
+    progress: Progress,
+) -> None:
+    """Hand over the entries of these kinds since then, newest first."""
+    end = await reader.size(log)
+    while end > 0:
+        start = max(0, end - STEP_ENTRIES)
+        picked = await reader.read(partial(of_kinds, kinds=kinds, from_index=start, to_index=end, log=log))
+        progress(end - start)
+        for entry in reversed(picked):
+            if entry.time_us >= since_us:
+                take(entry)
+        if picked and picked[0].time_us < since_us:
+            return
+        end = start
+
+
 class _Gathered:
-    """What was read so far, from the end of the log on: of a decision, its settlement or void comes first."""
+    """What was read so far: of a decision, its newest settlement and its void come before it."""
 
     def __init__(self, held: set[str], now_us: int) -> None:
         self.placements = Placements()
@@ -115,9 +129,7 @@ class _Gathered:
         self._voided: set[str] = set()
         self._now_us = now_us
 
-    def take(self, entry: Picked, since_us: int) -> None:
-        if entry.time_us < since_us:
-            return
+    def take(self, entry: Picked) -> None:
         body = entry.document()
         if entry.kind == "settlement":
             self.settled.setdefault(body["decision"], body["pool"])
@@ -132,7 +144,9 @@ class _Gathered:
         held = decision in self.held
         self.held.discard(decision)
         if body["outcome"] == "allow":
-            self.placements.take(body, time_us, pool or body["ranked"][0][0], self._now_us, held=held)
+            settled = pool is not None
+            first = body["ranked"][0][0]
+            self.placements.take(body, time_us, pool or first, self._now_us, held=held, settled=settled)
 
 
 async def _older(reader: LogReader, gathered: _Gathered) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import time
@@ -11,9 +12,16 @@ from typing import Any
 
 import pytest
 
+from audit.record import Entry, Kind, Search, encode
+from audit.store import append
 from policyd.bootstrap_compliance import make_compliance
 from policyd.cli.main import run
+from policyd.services.clock import uuid7
 from policyd.services.compliance import record
+from policyd.services.data_directory import DataDirectory
+from policyd.services.log_reader import LogReader
+from policyd.services.placements import Placements, placements_in_force
+from tests.integration.test_postgresql_store import NOW_US, open_log, replica
 
 
 @pytest.fixture
@@ -74,6 +82,55 @@ def test_what_runs_and_would_be_let_in_again_is_no_lapse(server: Any, bank_chat:
     assert (found["items"], found["unread"]) == ([], 0)
     # The settled one ran on another pool than the first choice; the voided one ran nowhere.
     assert (found["placements"], found["decisions"]) == (2, 4)
+
+
+def test_a_deployment_that_was_settled_runs_no_more(server: Any, bank_chat: dict[str, Any]) -> None:
+    deployed = decided(server, bank_chat, scope="deployment", demand={"duration_hours": 48})
+    first = deployed["ranked"][0]["pool"]
+    without_pool(server.fleet, first)
+    reloaded(server)
+    (running,) = judged(server)["items"]
+    assert (running["running"], running["urgency"]) == (1, "now")
+    ended = server.client.post(f"/v1/decisions/{deployed['id']}/settlement", json={"gpu_ms": 1_000})
+    assert ended.status_code == 200, ended.text
+    (lapse,) = judged(server)["items"]
+    assert (lapse["running"], lapse["urgency"], lapse["until"]) == (0, "soon", None)
+
+
+def test_what_became_of_a_decision_may_stand_in_another_log(database: str, tmp_path: Path) -> None:
+    workload = {"tenant": "t", "project": "p", "environment": "prod", "model": "m", "model_version": "1"}
+    workload |= {"sla_class": "s", "profile": {"urgency": "batch", "traffic": "steady", "task": "chat"}}
+    workload |= {"data": {"classification": "public", "residency": "DE"}}
+    decision = {
+        "outcome": "allow",
+        "workload": workload,
+        "sheet": "sha256:s",
+        "ranked": [["first", 1, 1], ["other", 1, 1]],
+    }
+    ids = [uuid7(NOW_US) for _ in range(4)]
+    told: dict[str, list[tuple[Kind, dict[str, Any]]]] = {
+        "log/one": [("decision", {"id": ids[0], **decision}), ("decision", {"id": ids[1], **decision})],
+        "log/two": [
+            ("settlement", {"id": ids[2], "decision": ids[0], "pool": "other"}),
+            ("void", {"id": ids[3], "decision": ids[1]}),
+        ],
+    }
+    for name, bodies in told.items():
+        with open_log(replica(database, tmp_path, name.replace("/", "-")), name) as (log, tail):
+            entries = [Entry(kind, body["id"], NOW_US, encode(body, b"x" * 16), Search()) for kind, body in bodies]
+            append(log.connection, entries, tail=tail)
+    directory = DataDirectory(tmp_path / "data", replica(database, tmp_path, "log-one"))
+
+    async def found() -> Placements:
+        reader = await LogReader.open(directory)
+        try:
+            return await placements_in_force(reader, NOW_US - 1, NOW_US + 1)
+        finally:
+            await reader.close()
+
+    placements = asyncio.run(found())
+    (placement,) = placements.found.values()
+    assert (placement.pool, placement.count, placements.unread) == ("other", 1, 0)
 
 
 def test_a_pool_that_is_gone_and_a_model_that_lapses(server: Any, bank_chat: dict[str, Any]) -> None:
